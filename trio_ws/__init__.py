@@ -1,0 +1,3 @@
+"""WebSockets for Trio: cancel any call, lose nothing."""
+
+from __future__ import annotations
