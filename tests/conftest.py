@@ -1,0 +1,45 @@
+"""What the tests share: certificates, hypothesis profiles, the ``--autobahn`` option."""
+
+from __future__ import annotations
+
+import os
+import ssl
+
+import hypothesis
+import pytest
+import trustme
+
+hypothesis.settings.register_profile("dev", deadline=None)
+hypothesis.settings.register_profile("ci", deadline=None, print_blob=True)
+hypothesis.settings.load_profile("ci" if os.environ.get("CI") else "dev")
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--autobahn",
+        action="store_true",
+        help="run Autobahn|Testsuite too (a minute or two; needs CPython 2.7)",
+    )
+
+
+@pytest.fixture(scope="session")
+def certificate_authority() -> trustme.CA:
+    """A certificate authority that exists for this test run only."""
+    return trustme.CA()
+
+
+@pytest.fixture(scope="session")
+def server_ssl_context(certificate_authority: trustme.CA) -> ssl.SSLContext:
+    """For a server that is ``localhost``, ``127.0.0.1`` and ``::1``."""
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    certificate = certificate_authority.issue_cert("localhost", "127.0.0.1", "::1")
+    certificate.configure_cert(context)
+    return context
+
+
+@pytest.fixture(scope="session")
+def client_ssl_context(certificate_authority: trustme.CA) -> ssl.SSLContext:
+    """For a client that trusts :func:`certificate_authority` and nobody else."""
+    context = ssl.create_default_context(ssl.Purpose.SERVER_AUTH)
+    context.load_verify_locations(cadata=certificate_authority.cert_pem.bytes().decode("ascii"))
+    return context
