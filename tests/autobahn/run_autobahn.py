@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import ast
 import json
-import os
 import re
 import socket
 import subprocess
@@ -94,7 +93,7 @@ async def start_wstest(
                 run.command(url),
                 stdout=subprocess.PIPE,
                 stderr=subprocess.STDOUT,
-                env=os.environ | {"PYTHONUNBUFFERED": "1"},
+                env=wstest_environment.plain_environment() | {"PYTHONUNBUFFERED": "1"},
             )
         )
         assert process.stdout is not None

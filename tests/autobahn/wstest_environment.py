@@ -35,7 +35,7 @@ def find_python27() -> Path:
     for candidate in candidates:
         # A pyenv shim exists for every version, and fails for those that are not switched on.
         probe = subprocess.run(
-            [candidate, "-c", "import pip, ssl"], capture_output=True, env=_plain_environment()
+            [candidate, "-c", "import pip, ssl"], capture_output=True, env=plain_environment()
         )
         if probe.returncode == 0:
             return candidate
@@ -63,7 +63,7 @@ def _create(python: Path, home: Path) -> None:
     tool = home / "virtualenv"
     for directory in (tool, home / "env"):
         shutil.rmtree(directory, ignore_errors=True)
-    environment = _plain_environment()
+    environment = plain_environment()
     # Errors only: pip for Python 2.7 has much to say about its age.
     pip = ["-m", "pip", "install", "-qq"]
     subprocess.run([python, *pip, "--target", tool, VIRTUALENV], check=True, env=environment)
@@ -76,6 +76,6 @@ def _create(python: Path, home: Path) -> None:
     subprocess.run([inside, *pip, "-r", REQUIREMENTS], check=True, env=environment)
 
 
-def _plain_environment() -> dict[str, str]:
+def plain_environment() -> dict[str, str]:
     """Our environment without what would make another Python import our packages."""
     return {k: v for k, v in os.environ.items() if k not in {"PYTHONPATH", "PYTHONHOME"}}
