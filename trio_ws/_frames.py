@@ -1,0 +1,228 @@
+"""RFC 6455 section 5 on the wire: opcodes, close codes, headers, masking and UTF-8.
+
+Everything here is a pure function of bytes. Frames know nothing of messages: what may follow what
+is :mod:`trio_ws._protocol`'s job.
+"""
+
+from __future__ import annotations
+
+import codecs
+import enum
+import os
+import struct
+from typing import NamedTuple, TypeAlias
+
+Buffer: TypeAlias = bytes | bytearray | memoryview
+
+FIN = 0x80
+RSV_BITS = 0x70
+OPCODE_BITS = 0x0F
+CONTROL_BIT = 0x08
+MASK_BIT = 0x80
+MAX_CONTROL_PAYLOAD = 125
+MAX_REASON_SIZE = MAX_CONTROL_PAYLOAD - 2
+MAX_HEADER_SIZE = 14
+
+_MASKING_STEP = 16 * 1024
+_KEY_BLOCK = 1024
+
+_pack_short = struct.Struct("!BB").pack
+_pack_16 = struct.Struct("!BBH").pack
+_pack_64 = struct.Struct("!BBQ").pack
+_pack_code = struct.Struct("!H").pack
+
+
+class Opcode(enum.IntEnum):
+    """What a frame is (RFC 6455 section 11.8)."""
+
+    CONTINUATION = 0x0
+    TEXT = 0x1
+    BINARY = 0x2
+    CLOSE = 0x8
+    PING = 0x9
+    PONG = 0xA
+
+
+class CloseCode(enum.IntEnum):
+    """Why a connection was closed (RFC 6455 section 7.4.1 and the IANA registry)."""
+
+    NORMAL_CLOSURE = 1000
+    GOING_AWAY = 1001
+    PROTOCOL_ERROR = 1002
+    UNSUPPORTED_DATA = 1003
+    NO_STATUS_RECEIVED = 1005
+    ABNORMAL_CLOSURE = 1006
+    INVALID_PAYLOAD_DATA = 1007
+    POLICY_VIOLATION = 1008
+    MESSAGE_TOO_BIG = 1009
+    MANDATORY_EXTENSION = 1010
+    INTERNAL_ERROR = 1011
+    SERVICE_RESTART = 1012
+    TRY_AGAIN_LATER = 1013
+    BAD_GATEWAY = 1014
+    TLS_HANDSHAKE = 1015
+
+
+class CloseReason(NamedTuple):
+    """The code and the text of one Close frame (Beast's ``close_reason``).
+
+    ``code`` is 1005 when the Close frame was empty.
+    """
+
+    code: int
+    reason: str
+
+
+NO_REASON = CloseReason(CloseCode.NO_STATUS_RECEIVED, "")
+
+_NEVER_ON_THE_WIRE = frozenset(
+    {CloseCode.NO_STATUS_RECEIVED, CloseCode.ABNORMAL_CLOSURE, CloseCode.TLS_HANDSHAKE}
+)
+_REGISTERED_ON_THE_WIRE = frozenset(CloseCode) - _NEVER_ON_THE_WIRE
+
+
+class FrameHeader(NamedTuple):
+    """The fixed part of a frame, RFC 6455 section 5.2, as it was on the wire."""
+
+    first_byte: int
+    masked: bool
+    length: int
+    minimal: bool
+    """Whether the length was encoded in the least number of bytes, as it must be."""
+    size: int
+    """Bytes that the header takes, the masking key included."""
+
+
+def parse_header(buffer: Buffer, position: int, end: int) -> FrameHeader | None:
+    """The frame header at *position*, or None if it is not whole before *end*.
+
+    Nothing is checked here: what a header may say depends on role and state.
+    """
+    if end - position < 2:
+        return None
+    second = buffer[position + 1]
+    length = second & 0x7F
+    minimal = True
+    body = position + 2
+    if length == 126:
+        body += 2
+        if body > end:
+            return None
+        length = int.from_bytes(buffer[position + 2 : body], "big")
+        minimal = length > 125
+    elif length == 127:
+        body += 8
+        if body > end:
+            return None
+        length = int.from_bytes(buffer[position + 2 : body], "big")
+        minimal = length > 0xFFFF
+    masked = second >= MASK_BIT
+    if masked:
+        body += 4
+        if body > end:
+            return None
+    return FrameHeader(buffer[position], masked, length, minimal, body - position)
+
+
+def pack_header(first_byte: int, length: int, key: bytes | None) -> bytes:
+    """A frame header for *length* bytes of payload; *key* masks it, None does not."""
+    mask_bit = 0 if key is None else MASK_BIT
+    if length < 126:
+        header = _pack_short(first_byte, mask_bit | length)
+    elif length <= 0xFFFF:
+        header = _pack_16(first_byte, mask_bit | 126, length)
+    else:
+        header = _pack_64(first_byte, mask_bit | 127, length)
+    return header if key is None else header + key
+
+
+def apply_mask(payload: Buffer, key: bytes, offset: int = 0) -> bytes:
+    """*payload* masked or unmasked with *key* (RFC 6455 section 5.3).
+
+    *offset* is the position of the payload's first byte in its frame.
+    """
+    length = len(payload)
+    rotation = offset & 3
+    if rotation:
+        key = key[rotation:] + key[:rotation]
+    if length <= _MASKING_STEP:
+        return _xor(payload, (key * ((length + 3) >> 2))[:length])
+    # Integers of a few KiB stay in the cache: twice as fast as one of a MiB.
+    mask = key * (_MASKING_STEP >> 2)
+    with memoryview(payload) as view:
+        pieces = [
+            _xor(view[start : start + _MASKING_STEP], mask[: length - start])
+            for start in range(0, length, _MASKING_STEP)
+        ]
+    return b"".join(pieces)
+
+
+def _xor(left: Buffer, right: bytes) -> bytes:
+    number = int.from_bytes(left, "little") ^ int.from_bytes(right, "little")
+    return number.to_bytes(len(left), "little")
+
+
+class MaskingKeys:
+    """Fresh masking keys from the system's CSPRNG, drawn in blocks (RFC 6455 section 5.3)."""
+
+    __slots__ = ("_block", "_position")
+
+    def __init__(self) -> None:
+        self._block = b""
+        self._position = 0
+
+    def __call__(self) -> bytes:
+        """Four bytes that were never used before and that nobody can predict."""
+        position = self._position
+        if position == len(self._block):
+            self._block = os.urandom(_KEY_BLOCK)
+            position = 0
+        self._position = position + 4
+        return self._block[position : position + 4]
+
+
+def validate_utf8(pending: bytes, data: Buffer, final: bool) -> bytes:
+    """Check that *data*, after the *pending* start of a code point, goes on as UTF-8.
+
+    Returns the start of a code point that *data* ends with, the next call's *pending*; it is empty
+    if *final*. Raises UnicodeDecodeError at the first byte after which no valid text can follow.
+    """
+    whole = pending + data if pending else data
+    _, consumed = codecs.utf_8_decode(whole, "strict", final)
+    rest = bytes(whole[consumed:])
+    # The codec lets a surrogate pass until its third byte.
+    if len(rest) == 2 and rest[0] == 0xED and rest[1] >= 0xA0:
+        raise UnicodeDecodeError("utf-8", rest, 0, 2, "surrogates not allowed")
+    return rest
+
+
+def is_valid_close_code(code: int) -> bool:
+    """Whether *code* may stand in a Close frame (RFC 6455 section 7.4)."""
+    return code in _REGISTERED_ON_THE_WIRE or 3000 <= code <= 4999
+
+
+def pack_close(code: int | None, reason: str = "") -> bytes:
+    """The payload of a Close frame; *code* None is the empty one.
+
+    Raises ValueError for a code that may not be sent, a reason without a code, and a reason of
+    more than 123 bytes of UTF-8.
+    """
+    if code is None:
+        if reason:
+            raise ValueError("a Close frame without a code can not have a reason: give a code")
+        return b""
+    if not is_valid_close_code(code):
+        raise ValueError(
+            f"close code {code} may not be sent: use 1000 to 1003, 1007 to 1014 or 3000 to 4999"
+        )
+    text = reason.encode()
+    if len(text) > MAX_REASON_SIZE:
+        raise ValueError(
+            f"the reason is {len(text)} bytes of UTF-8: at most {MAX_REASON_SIZE} fit into a Close"
+        )
+    return _pack_code(code) + text
+
+
+def truncate_reason(reason: str) -> str:
+    """As much of *reason* as fits into a Close frame, cut between two code points."""
+    return reason.encode()[:MAX_REASON_SIZE].decode(errors="ignore")

@@ -1,0 +1,500 @@
+"""RFC 6455 after the opening handshake, without I/O: bytes in, events out, and one state table.
+
+Theory of operation
+-------------------
+
+:meth:`Protocol.decode` takes the bytes that the transport has brought and returns events:
+
+* a ``str`` or ``bytes``: a whole message, or what is left of one of which parts were taken before;
+* :class:`Ping`, :class:`Pong`, :class:`Close`: a control frame;
+* a :class:`Violation`, always the last one: the peer broke a rule, and the connection has failed.
+
+Decoding is resumable. It stops once it has cost more than its caller allows, keeps the rest, and
+goes on with it at the next call. So the caller can bound both the time that a call takes and the
+memory that its events hold.
+
+The payload of a message in several frames, or of a frame of which only a part is there, is unmasked
+and validated as it arrives and collected in one buffer. :meth:`Protocol.take_part` takes from that
+buffer before the message is complete.
+
+What may happen when, as far as closing goes, is the table :data:`TRANSITIONS`. Messages are
+received in the states of :data:`RECEIVING` and sent in OPEN alone.
+"""
+
+from __future__ import annotations
+
+import enum
+from types import MappingProxyType
+from typing import ClassVar, Final, NamedTuple, TypeAlias
+
+from ._frames import (
+    CONTROL_BIT,
+    FIN,
+    MAX_CONTROL_PAYLOAD,
+    NO_REASON,
+    OPCODE_BITS,
+    RSV_BITS,
+    Buffer,
+    CloseCode,
+    CloseReason,
+    FrameHeader,
+    Opcode,
+    apply_mask,
+    is_valid_close_code,
+    parse_header,
+    truncate_reason,
+    validate_utf8,
+)
+
+FRAME_COST: Final = 64
+"""What a frame or a message counts beside its payload, so that empty ones are not free."""
+
+_LENGTH_TOP_BIT = 1 << 63
+_TEXT, _BINARY, _CONTINUATION = Opcode.TEXT, Opcode.BINARY, Opcode.CONTINUATION
+_KNOWN_OPCODES = frozenset(Opcode)
+
+
+class Role(enum.Enum):
+    """Which side of the connection this is: it decides who masks and who closes TCP first."""
+
+    CLIENT = "client"
+    SERVER = "server"
+
+
+class State(enum.Enum):
+    """Where the connection is on its way from open to closed (RFC 6455 section 7.1)."""
+
+    OPEN = "open"
+    CLOSE_SENT = "close sent"
+    CLOSE_RECEIVED = "close received"
+    CLOSED = "closed"
+    """Both Close frames have been exchanged."""
+    FAILED = "failed"
+    """This side has found the connection to be beyond repair and has said why in its Close."""
+    LOST = "lost"
+    """The transport ended before both Close frames were exchanged."""
+
+
+class Signal(enum.Enum):
+    """What moves a connection from one :class:`State` to the next."""
+
+    SEND_CLOSE = "a Close frame is committed"
+    RECEIVE_CLOSE = "a Close frame has arrived"
+    FAIL = "a rule was broken, or this side can not go on"
+    END = "the transport has ended"
+
+
+TRANSITIONS: Final = MappingProxyType(
+    {
+        (State.OPEN, Signal.SEND_CLOSE): State.CLOSE_SENT,
+        (State.OPEN, Signal.RECEIVE_CLOSE): State.CLOSE_RECEIVED,
+        (State.OPEN, Signal.FAIL): State.FAILED,
+        (State.OPEN, Signal.END): State.LOST,
+        (State.CLOSE_SENT, Signal.RECEIVE_CLOSE): State.CLOSED,
+        (State.CLOSE_SENT, Signal.FAIL): State.FAILED,
+        (State.CLOSE_SENT, Signal.END): State.LOST,
+        (State.CLOSE_RECEIVED, Signal.SEND_CLOSE): State.CLOSED,
+        (State.CLOSE_RECEIVED, Signal.FAIL): State.FAILED,
+        (State.CLOSE_RECEIVED, Signal.END): State.LOST,
+        (State.CLOSED, Signal.END): State.CLOSED,
+        (State.FAILED, Signal.END): State.FAILED,
+        (State.LOST, Signal.END): State.LOST,
+    }
+)
+"""Every move that is possible. One that is missing here is a mistake of the caller's."""
+
+RECEIVING: Final = frozenset({State.OPEN, State.CLOSE_SENT})
+"""The states in which frames from the peer still count; in the others they are discarded."""
+
+
+class Violation(Exception):
+    """The peer sent what can not be accepted; ``code`` is what the connection fails with."""
+
+    code: CloseCode
+
+
+class ProtocolError(Violation):
+    """The peer broke a rule of RFC 6455.
+
+    :ivar rule: the rule, with its section.
+    :ivar code: 1002, or 1007 for text that is not UTF-8.
+    """
+
+    def __init__(self, rule: str, code: CloseCode = CloseCode.PROTOCOL_ERROR) -> None:
+        super().__init__(rule)
+        self.rule = rule
+        self.code = code
+
+
+class MessageTooBig(Violation):
+    """The peer sent a message of more than ``max_message_size`` bytes.
+
+    :ivar size: bytes that the message would have had at least.
+    :ivar limit: the ``max_message_size`` of the stream.
+    :ivar code: 1009.
+    """
+
+    code: ClassVar[CloseCode] = CloseCode.MESSAGE_TOO_BIG  # type: ignore[misc]  # one code for all
+
+    def __init__(self, size: int, limit: int) -> None:
+        super().__init__(f"a message of at least {size} bytes: at most {limit} are accepted")
+        self.size = size
+        self.limit = limit
+
+
+class Ping(NamedTuple):
+    """A ping has arrived; RFC 6455 section 5.5.2 wants it answered."""
+
+    payload: bytes
+
+
+class Pong(NamedTuple):
+    """A pong has arrived, asked for or not (RFC 6455 section 5.5.3)."""
+
+    payload: bytes
+
+
+class Close(NamedTuple):
+    """The peer's Close frame has arrived; nothing comes after it."""
+
+    payload: bytes
+    reason: CloseReason
+
+
+Event: TypeAlias = str | bytes | Ping | Pong | Close | Violation
+
+
+class Protocol:
+    """One side of one connection.
+
+    :param role: which side this is.
+    :param max_message_size: bytes that a received message may have, or None. It may be changed.
+    """
+
+    __slots__ = (
+        "_discarding",
+        "_dropped",
+        "_failure",
+        "_fin",
+        "_key",
+        "_message",
+        "_offset",
+        "_opcode",
+        "_remaining",
+        "_size",
+        "_undecoded",
+        "_utf8_pending",
+        "close_received",
+        "close_sent",
+        "max_message_size",
+        "role",
+        "stalled",
+        "state",
+    )
+
+    def __init__(self, role: Role, max_message_size: int | None) -> None:
+        self.role = role
+        self.max_message_size = max_message_size
+        self.state = State.OPEN
+        self.close_sent: CloseReason | None = None
+        self.close_received: CloseReason | None = None
+        self._failure: CloseReason | None = None
+        self.stalled = False
+        """Whether :meth:`decode` has stopped at its limit with more to decode."""
+        self._undecoded = bytearray()
+        # The message in progress: _opcode is None between messages.
+        self._opcode: Opcode | None = None
+        self._message = bytearray()
+        self._size = 0
+        self._utf8_pending = b""
+        self._dropped = False
+        self._discarding = False
+        # Its frame in progress: _remaining is 0 between frames.
+        self._fin = False
+        self._remaining = 0
+        self._key: bytes | None = None
+        self._offset = 0
+
+    # Closing
+
+    @property
+    def close_reason(self) -> CloseReason | None:
+        """Why the connection is closing or closed; None while it is open.
+
+        The peer's Close counts, unless this side has failed the connection; 1006 if the transport
+        ended without one.
+        """
+        if self._failure is not None:
+            return self._failure
+        if self.close_received is not None:
+            return self.close_received
+        if self.state is State.LOST:
+            return CloseReason(CloseCode.ABNORMAL_CLOSURE, "")
+        return self.close_sent
+
+    def send_close(self, reason: CloseReason) -> None:
+        """This side commits its Close frame."""
+        self._move(Signal.SEND_CLOSE)
+        self.close_sent = reason
+
+    def fail(self, code: CloseCode, reason: str) -> None:
+        """This side gives the connection up (RFC 6455 section 7.1.7).
+
+        Its Close frame says *code* and as much of *reason* as fits, unless it has sent one before.
+        """
+        self._move(Signal.FAIL)
+        self._undecoded = bytearray()
+        self.stalled = False
+        self._failure = CloseReason(code, truncate_reason(reason))
+        if self.close_sent is None:
+            self.close_sent = self._failure
+
+    def end(self) -> None:
+        """The transport has ended: nothing more arrives and nothing more leaves."""
+        self._move(Signal.END)
+        self._undecoded = bytearray()
+        self.stalled = False
+
+    def _move(self, signal: Signal) -> None:
+        self.state = TRANSITIONS[self.state, signal]
+
+    # Receiving
+
+    @property
+    def partial_size(self) -> int:
+        """Bytes held of the message in progress."""
+        return len(self._message)
+
+    @property
+    def discarding(self) -> bool:
+        """Whether messages are thrown away as they arrive.
+
+        A message of which any part was thrown away is thrown away whole.
+        """
+        return self._discarding
+
+    @discarding.setter
+    def discarding(self, discarding: bool) -> None:
+        self._discarding = discarding
+        if discarding and self._opcode is not None:
+            self._dropped = True
+            self._message = bytearray()
+            self._utf8_pending = b""
+
+    def decode(self, data: Buffer, limit: int) -> list[Event]:
+        """The events in what was kept and *data*, in order.
+
+        :param data: what the transport has brought; empty to go on after a stop. It is not kept.
+        :param limit: payload bytes, and :data:`FRAME_COST` for each frame, after which to stop.
+        """
+        events: list[Event] = []
+        if self.state not in RECEIVING:
+            return events
+        kept = self._undecoded
+        if kept:
+            kept += data
+            data = kept
+        try:
+            position, self.stalled = self._decode_frames(memoryview(data), limit, events)
+        except Violation as violation:
+            self.fail(violation.code, str(violation))
+            events.append(violation)
+        else:
+            if data is kept:
+                del kept[:position]
+            elif position < len(data):
+                kept += data[position:]
+        return events
+
+    def take_part(self, max_bytes: int | None) -> str | bytes | None:
+        """What has arrived of the message in progress, taken out of it; None if there is nothing.
+
+        At most *max_bytes*, but at least one code point. A split code point waits for its rest.
+        """
+        message = self._message
+        size = len(message) - len(self._utf8_pending)
+        if size == 0:
+            return None
+        if max_bytes is not None and max_bytes < size:
+            size = max_bytes if self._opcode is _BINARY else _cut_text(message, max_bytes, size)
+        part = bytes(message[:size])
+        del message[:size]
+        return part if self._opcode is _BINARY else part.decode()
+
+    def _decode_frames(self, view: memoryview, limit: int, events: list[Event]) -> tuple[int, bool]:
+        """How far it came, and whether it stopped because of *limit*."""
+        position, end = 0, len(view)
+        while position < end:
+            if limit <= 0:
+                return position, True
+            if self._remaining:
+                chunk = view[position : position + self._remaining]
+                self._receive_payload(chunk, events)
+                position += len(chunk)
+                limit -= len(chunk)
+                continue
+            header = parse_header(view, position, end)
+            if header is None:
+                break
+            opcode = self._check_header(header)
+            start = position + header.size
+            stop = start + header.length
+            key = bytes(view[start - 4 : start]) if header.masked else None
+            if opcode >= CONTROL_BIT:
+                if stop > end:
+                    break
+                payload = _unmask(view[start:stop], key)
+                limit -= FRAME_COST + header.length
+                position = stop
+                events.append(self._receive_control(opcode, payload))
+                if self.close_received is not None:
+                    return end, False
+                continue
+            self._check_data_frame(opcode, header.length)
+            limit -= FRAME_COST
+            if opcode and header.first_byte & FIN and stop <= end:
+                if not self._discarding:
+                    events.append(_whole_message(opcode, _unmask(view[start:stop], key)))
+                limit -= header.length
+                position = stop
+                continue
+            position = start
+            self._begin_frame(opcode, header, key, events)
+        return position, False
+
+    def _check_header(self, header: FrameHeader) -> Opcode:
+        """The checks that need no knowledge of the frames before: RFC 6455 sections 5.1 and 5.2."""
+        first = header.first_byte
+        if first & RSV_BITS:
+            raise ProtocolError("reserved bits must be 0 without an extension (section 5.2)")
+        if first & OPCODE_BITS not in _KNOWN_OPCODES:
+            raise ProtocolError(f"opcode {first & OPCODE_BITS:#x} is reserved (section 5.2)")
+        opcode = Opcode(first & OPCODE_BITS)
+        if header.masked is not (self.role is Role.SERVER):
+            if header.masked:
+                raise ProtocolError("a server must not mask its frames (section 5.1)")
+            raise ProtocolError("a client must mask its frames (section 5.1)")
+        if not header.minimal:
+            raise ProtocolError("the length must be encoded in the fewest bytes (section 5.2)")
+        if header.length >= _LENGTH_TOP_BIT:
+            raise ProtocolError("the most significant bit of the length must be 0 (section 5.2)")
+        if opcode >= CONTROL_BIT:
+            if not first & FIN:
+                raise ProtocolError("a control frame must not be fragmented (section 5.5)")
+            if header.length > MAX_CONTROL_PAYLOAD:
+                raise ProtocolError("a control frame has at most 125 bytes (section 5.5)")
+        return opcode
+
+    def _check_data_frame(self, opcode: Opcode, length: int) -> None:
+        if opcode is _CONTINUATION:
+            if self._opcode is None:
+                raise ProtocolError("there is no message to continue (section 5.4)")
+            size = self._size + length
+        else:
+            if self._opcode is not None:
+                raise ProtocolError("a message must end before the next begins (section 5.4)")
+            size = length
+        limit = self.max_message_size
+        if limit is not None and size > limit and not self._discarding:
+            raise MessageTooBig(size, limit)
+
+    def _receive_control(self, opcode: Opcode, payload: bytes) -> Ping | Pong | Close:
+        if opcode is Opcode.PING:
+            return Ping(payload)
+        if opcode is Opcode.PONG:
+            return Pong(payload)
+        reason = _parse_close(payload)
+        self._move(Signal.RECEIVE_CLOSE)
+        self.close_received = reason
+        return Close(payload, reason)
+
+    def _begin_frame(
+        self, opcode: Opcode, header: FrameHeader, key: bytes | None, events: list[Event]
+    ) -> None:
+        if opcode is not _CONTINUATION:
+            self._opcode = opcode
+            self._size = 0
+            self._dropped = self._discarding
+        self._size += header.length
+        self._fin = bool(header.first_byte & FIN)
+        self._key = key
+        self._offset = 0
+        self._remaining = header.length
+        if self._remaining == 0 and self._fin:
+            self._end_message(events)
+
+    def _receive_payload(self, chunk: memoryview, events: list[Event]) -> None:
+        """Bytes of the data frame in progress."""
+        length = len(chunk)
+        self._remaining -= length
+        if not self._dropped:
+            payload = chunk if self._key is None else apply_mask(chunk, self._key, self._offset)
+            if self._opcode is _TEXT:
+                self._utf8_pending = _validate_text(self._utf8_pending, payload, False)
+            self._message += payload
+            self._offset += length
+        if self._remaining == 0 and self._fin:
+            self._end_message(events)
+
+    def _end_message(self, events: list[Event]) -> None:
+        if not self._dropped:
+            _validate_text(self._utf8_pending, b"", True)
+            message = bytes(self._message)
+            events.append(message if self._opcode is _BINARY else message.decode())
+        self._opcode = None
+        self._message = bytearray()
+        self._utf8_pending = b""
+
+
+def _unmask(payload: memoryview, key: bytes | None) -> bytes:
+    return bytes(payload) if key is None else apply_mask(payload, key)
+
+
+def _whole_message(opcode: Opcode, payload: bytes) -> str | bytes:
+    if opcode is _BINARY:
+        return payload
+    try:
+        return payload.decode()
+    except UnicodeDecodeError as error:
+        raise _not_utf8() from error
+
+
+def _validate_text(pending: bytes, data: Buffer, final: bool) -> bytes:
+    try:
+        return validate_utf8(pending, data, final)
+    except UnicodeDecodeError as error:
+        raise _not_utf8() from error
+
+
+def _not_utf8() -> ProtocolError:
+    return ProtocolError("text must be valid UTF-8 (section 8.1)", CloseCode.INVALID_PAYLOAD_DATA)
+
+
+def _cut_text(text: bytearray, max_bytes: int, size: int) -> int:
+    """The last end of a code point within *max_bytes* of *text*, or the first one after."""
+    cut = max_bytes
+    while cut > 0 and text[cut] & 0xC0 == 0x80:
+        cut -= 1
+    if cut == 0:
+        cut = max_bytes
+        while cut < size and text[cut] & 0xC0 == 0x80:
+            cut += 1
+    return cut
+
+
+def _parse_close(payload: bytes) -> CloseReason:
+    """The payload of a Close frame, checked (RFC 6455 sections 5.5.1 and 7.4)."""
+    if not payload:
+        return NO_REASON
+    if len(payload) == 1:
+        raise ProtocolError("a Close frame has no payload, or a code of two bytes (section 5.5.1)")
+    code = int.from_bytes(payload[:2], "big")
+    if not is_valid_close_code(code):
+        raise ProtocolError(f"close code {code} must not be on the wire (section 7.4)")
+    try:
+        return CloseReason(code, payload[2:].decode())
+    except UnicodeDecodeError as error:
+        raise ProtocolError(
+            "the reason of a Close must be valid UTF-8 (section 5.5.1)",
+            CloseCode.INVALID_PAYLOAD_DATA,
+        ) from error
