@@ -7,11 +7,14 @@ Theory of operation
 
 * a ``str`` or ``bytes``: a whole message, or what is left of one of which parts were taken before;
 * :class:`Ping`, :class:`Pong`, :class:`Close`: a control frame;
-* a :class:`Violation`, always the last one: the peer broke a rule, and the connection has failed.
+* a :class:`Violation`: the peer broke a rule, and the connection has failed.
 
 Decoding is resumable. It stops once it has cost more than its caller allows, keeps the rest, and
 goes on with it at the next call. So the caller can bound both the time that a call takes and the
 memory that its events hold.
+
+A Close and a violation are the last event, and come alone: what was decoded before them is returned
+first, and they by the next call. So the caller can let the application answer what came before.
 
 The payload of a message in several frames, or of a frame of which only a part is there, is unmasked
 and validated as it arrives and collected in one buffer. :meth:`Protocol.take_part` takes from that
@@ -177,6 +180,7 @@ class Protocol:
         "_failure",
         "_fin",
         "_key",
+        "_last",
         "_message",
         "_offset",
         "_opcode",
@@ -200,7 +204,8 @@ class Protocol:
         self.close_received: CloseReason | None = None
         self._failure: CloseReason | None = None
         self.stalled = False
-        """Whether :meth:`decode` has stopped at its limit with more to decode."""
+        """Whether :meth:`decode` has more events in what it has kept, without further data."""
+        self._last: Close | Violation | None = None
         self._undecoded = bytearray()
         # The message in progress: _opcode is None between messages.
         self._opcode: Opcode | None = None
@@ -243,8 +248,7 @@ class Protocol:
         Its Close frame says *code* and as much of *reason* as fits, unless it has sent one before.
         """
         self._move(Signal.FAIL)
-        self._undecoded = bytearray()
-        self.stalled = False
+        self._forget_undecoded()
         self._failure = CloseReason(code, truncate_reason(reason))
         if self.close_sent is None:
             self.close_sent = self._failure
@@ -252,7 +256,11 @@ class Protocol:
     def end(self) -> None:
         """The transport has ended: nothing more arrives and nothing more leaves."""
         self._move(Signal.END)
+        self._forget_undecoded()
+
+    def _forget_undecoded(self) -> None:
         self._undecoded = bytearray()
+        self._last = None
         self.stalled = False
 
     def _move(self, signal: Signal) -> None:
@@ -290,6 +298,20 @@ class Protocol:
         events: list[Event] = []
         if self.state not in RECEIVING:
             return events
+        if self._last is None:
+            self._decode_kept_and(data, limit, events)
+        if self._last is not None:
+            if not events:
+                return [self._end_receiving(self._last)]
+            self.stalled = True
+        return events
+
+    @property
+    def is_ending(self) -> bool:
+        """Whether the next call of :meth:`decode` returns a Close or a violation."""
+        return self._last is not None
+
+    def _decode_kept_and(self, data: Buffer, limit: int, events: list[Event]) -> None:
         kept = self._undecoded
         if kept:
             kept += data
@@ -297,14 +319,21 @@ class Protocol:
         try:
             position, self.stalled = self._decode_frames(memoryview(data), limit, events)
         except Violation as violation:
-            self.fail(violation.code, str(violation))
-            events.append(violation)
+            self._last = violation
+            return
+        if data is kept:
+            del kept[:position]
+        elif position < len(data):
+            kept += data[position:]
+
+    def _end_receiving(self, last: Close | Violation) -> Close | Violation:
+        if isinstance(last, Close):
+            self._move(Signal.RECEIVE_CLOSE)
+            self.close_received = last.reason
+            self._forget_undecoded()
         else:
-            if data is kept:
-                del kept[:position]
-            elif position < len(data):
-                kept += data[position:]
-        return events
+            self.fail(last.code, str(last))
+        return last
 
     def take_part(self, max_bytes: int | None) -> str | bytes | None:
         """What has arrived of the message in progress, taken out of it; None if there is nothing.
@@ -346,9 +375,10 @@ class Protocol:
                 payload = _unmask(view[start:stop], key)
                 limit -= FRAME_COST + header.length
                 position = stop
-                events.append(self._receive_control(opcode, payload))
-                if self.close_received is not None:
-                    return end, False
+                if opcode is Opcode.CLOSE:
+                    self._last = Close(payload, _parse_close(payload))
+                    break
+                events.append(Ping(payload) if opcode is Opcode.PING else Pong(payload))
                 continue
             self._check_data_frame(opcode, header.length)
             limit -= FRAME_COST
@@ -397,16 +427,6 @@ class Protocol:
         limit = self.max_message_size
         if limit is not None and size > limit and not self._discarding:
             raise MessageTooBig(size, limit)
-
-    def _receive_control(self, opcode: Opcode, payload: bytes) -> Ping | Pong | Close:
-        if opcode is Opcode.PING:
-            return Ping(payload)
-        if opcode is Opcode.PONG:
-            return Pong(payload)
-        reason = _parse_close(payload)
-        self._move(Signal.RECEIVE_CLOSE)
-        self.close_received = reason
-        return Close(payload, reason)
 
     def _begin_frame(
         self, opcode: Opcode, header: FrameHeader, key: bytes | None, events: list[Event]
