@@ -1,0 +1,379 @@
+"""Frames on the wire: RFC 6455 section 5, close codes, and UTF-8 as it arrives."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from trio_ws._frames import (
+    FIN,
+    MAX_HEADER_SIZE,
+    Buffer,
+    FrameHeader,
+    MaskingKeys,
+    Opcode,
+    apply_mask,
+    is_valid_close_code,
+    pack_close,
+    pack_header,
+    parse_header,
+    truncate_reason,
+    validate_utf8,
+)
+
+KEY = bytes.fromhex("37fa213d")
+BUFFERS = pytest.mark.parametrize(
+    "buffer", [bytes, bytearray, memoryview, lambda data: memoryview(bytearray(data))]
+)
+MakeBuffer = Callable[[bytes], Buffer]
+
+# Headers
+
+
+@pytest.mark.parametrize(
+    ("wire", "first_byte", "payload", "key"),
+    [
+        ("810548656c6c6f", 0x81, b"Hello", None),
+        ("818537fa213d7f9f4d5158", 0x81, b"Hello", KEY),
+        ("010348656c", 0x01, b"Hel", None),
+        ("80026c6f", 0x80, b"lo", None),
+        ("890548656c6c6f", 0x89, b"Hello", None),
+        ("8a8537fa213d7f9f4d5158", 0x8A, b"Hello", KEY),
+        ("827e0100" + 256 * "aa", 0x82, 256 * b"\xaa", None),
+        ("827f0000000000010000" + 65536 * "aa", 0x82, 65536 * b"\xaa", None),
+    ],
+)
+def test_examples_of_section_5_7(
+    wire: str, first_byte: int, payload: bytes, key: bytes | None
+) -> None:
+    frame = bytes.fromhex(wire)
+    body = payload if key is None else apply_mask(payload, key)
+    assert pack_header(first_byte, len(payload), key) + body == frame
+    header = FrameHeader(first_byte, key is not None, len(payload), True, len(frame) - len(payload))
+    assert parse_header(frame, 0, len(frame)) == header
+
+
+@pytest.mark.parametrize("key", [None, KEY])
+@pytest.mark.parametrize(
+    ("length", "encoded"),
+    [
+        (0, "00"),
+        (1, "01"),
+        (124, "7c"),
+        (125, "7d"),
+        (126, "7e007e"),
+        (127, "7e007f"),
+        (128, "7e0080"),
+        (65534, "7efffe"),
+        (65535, "7effff"),
+        (65536, "7f0000000000010000"),
+        (65537, "7f0000000000010001"),
+        (2**63 - 1, "7f7fffffffffffffff"),
+    ],
+)
+def test_a_length_is_encoded_in_the_fewest_bytes(
+    length: int, encoded: str, key: bytes | None
+) -> None:
+    expected = bytearray(b"\x82" + bytes.fromhex(encoded))
+    if key is not None:
+        expected[1] |= 0x80
+        expected += key
+    header = pack_header(0x82, length, key)
+    assert header == expected
+    assert len(header) <= MAX_HEADER_SIZE
+    parsed = parse_header(header, 0, len(header))
+    assert parsed == FrameHeader(0x82, key is not None, length, True, len(header))
+
+
+@pytest.mark.parametrize(
+    ("encoded", "length"),
+    [
+        ("7e0000", 0),
+        ("7e007d", 125),
+        ("7f0000000000000000", 0),
+        ("7f000000000000007d", 125),
+        ("7f000000000000007e", 126),
+        ("7f000000000000ffff", 65535),
+    ],
+)
+@pytest.mark.parametrize("key", [b"", KEY])
+def test_a_length_in_more_bytes_than_needed_is_seen(encoded: str, length: int, key: bytes) -> None:
+    header = bytearray(b"\x82" + bytes.fromhex(encoded) + key)
+    header[1] |= 0x80 if key else 0
+    assert parse_header(header, 0, len(header)) == FrameHeader(
+        0x82, bool(key), length, False, len(header)
+    )
+
+
+@pytest.mark.parametrize("length", [2**63, 2**64 - 1])
+def test_a_length_with_its_top_bit_set_is_parsed_as_it_is(length: int) -> None:
+    header = b"\x82\x7f" + length.to_bytes(8, "big")
+    assert parse_header(header, 0, len(header)) == FrameHeader(0x82, False, length, True, 10)
+
+
+@BUFFERS
+@pytest.mark.parametrize("key", [None, KEY])
+@pytest.mark.parametrize("length", [0, 125, 126, 65535, 65536])
+def test_a_header_is_none_until_it_is_whole_wherever_it_stands(
+    length: int, key: bytes | None, buffer: MakeBuffer
+) -> None:
+    header = pack_header(0x01, length, key)
+    for position in (0, 3):
+        data = buffer(position * b"\xff" + header + b"\xff\xff")
+        whole = position + len(header)
+        for end in range(position, whole):
+            assert parse_header(data, position, end) is None
+        for end in range(whole, len(data) + 1):
+            assert parse_header(data, position, end) == FrameHeader(
+                0x01, key is not None, length, True, len(header)
+            )
+
+
+@pytest.mark.parametrize("first_byte", range(256))
+def test_the_first_byte_is_handed_on_unchecked(first_byte: int) -> None:
+    assert parse_header(bytes([first_byte, 0]), 0, 2) == FrameHeader(first_byte, False, 0, True, 2)
+    assert pack_header(first_byte, 0, None) == bytes([first_byte, 0])
+
+
+# Masking
+
+
+def masked_bytewise(payload: Buffer, key: bytes, offset: int) -> bytes:
+    """Section 5.3, word for word."""
+    return bytes(octet ^ key[(index + offset) % 4] for index, octet in enumerate(payload))
+
+
+@pytest.mark.parametrize("offset", [0, 1, 2, 3, 4, 7, 16383, 2**63 - 1])
+@pytest.mark.parametrize(
+    "length", [*range(10), 127, 128, 16383, 16384, 16385, 16387, 32768, 32769, 70001]
+)
+def test_masking_is_the_xor_of_section_5_3(length: int, offset: int) -> None:
+    payload = os.urandom(length)
+    key = os.urandom(4)
+    assert apply_mask(payload, key, offset) == masked_bytewise(payload, key, offset)
+
+
+@given(st.binary(max_size=100), st.binary(min_size=4, max_size=4), st.integers(0, 100))
+def test_masking_twice_gives_the_payload_back(payload: bytes, key: bytes, offset: int) -> None:
+    masked = apply_mask(payload, key, offset)
+    assert masked == masked_bytewise(payload, key, offset)
+    assert apply_mask(masked, key, offset) == payload
+
+
+@given(st.binary(max_size=50), st.data())
+def test_a_frame_may_be_masked_in_pieces(payload: bytes, data: st.DataObject) -> None:
+    cut = data.draw(st.integers(0, len(payload)))
+    pieces = apply_mask(payload[:cut], KEY), apply_mask(payload[cut:], KEY, cut)
+    assert b"".join(pieces) == apply_mask(payload, KEY)
+
+
+@BUFFERS
+@pytest.mark.parametrize("length", [0, 5, 16384, 40000])
+def test_masking_takes_any_buffer_and_returns_bytes(length: int, buffer: MakeBuffer) -> None:
+    payload = os.urandom(length)
+    masked = apply_mask(buffer(payload), KEY)
+    assert type(masked) is bytes
+    assert masked == apply_mask(payload, KEY)
+
+
+@pytest.mark.parametrize("length", [5, 40000])
+def test_masking_neither_changes_nor_keeps_its_payload(length: int) -> None:
+    payload = bytearray(length)
+    apply_mask(payload, KEY)
+    assert payload == bytes(length)
+    payload.clear()
+
+
+def test_masking_keys_are_the_bytes_of_urandom_each_used_once(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    urandom = os.urandom
+    blocks: list[bytes] = []
+
+    def recording_urandom(size: int) -> bytes:
+        blocks.append(urandom(size))
+        return blocks[-1]
+
+    monkeypatch.setattr(os, "urandom", recording_urandom)
+    ours, theirs = MaskingKeys(), MaskingKeys()
+    assert blocks == []
+    keys = [ours() for _ in range(1000)]
+    assert {len(key) for key in keys} == {4}
+    drawn = len(blocks)
+    assert 1 < drawn <= 10
+    assert b"".join(blocks).startswith(b"".join(keys))
+    assert theirs() == blocks[drawn][:4]
+
+
+# UTF-8
+
+WELL_FORMED = [
+    [(0x00, 0x7F)],
+    [(0xC2, 0xDF), (0x80, 0xBF)],
+    [(0xE0, 0xE0), (0xA0, 0xBF), (0x80, 0xBF)],
+    [(0xE1, 0xEC), (0x80, 0xBF), (0x80, 0xBF)],
+    [(0xED, 0xED), (0x80, 0x9F), (0x80, 0xBF)],
+    [(0xEE, 0xEF), (0x80, 0xBF), (0x80, 0xBF)],
+    [(0xF0, 0xF0), (0x90, 0xBF), (0x80, 0xBF), (0x80, 0xBF)],
+    [(0xF1, 0xF3), (0x80, 0xBF), (0x80, 0xBF), (0x80, 0xBF)],
+    [(0xF4, 0xF4), (0x80, 0x8F), (0x80, 0xBF), (0x80, 0xBF)],
+]
+"""Table 3-7 of the Unicode standard: well-formed byte sequences."""
+
+
+def next_bytes() -> dict[bytes, dict[int, bool]]:
+    """For each start of a code point the bytes that may follow, and whether they end it."""
+    table: dict[bytes, dict[int, bool]] = {}
+    for row in WELL_FORMED:
+        starts = [b""]
+        for place, (low, high) in enumerate(row, start=1):
+            octets = range(low, high + 1)
+            for start in starts:
+                table.setdefault(start, {}).update(dict.fromkeys(octets, place == len(row)))
+            starts = [start + bytes([octet]) for start in starts for octet in octets]
+    return table
+
+
+NEXT_BYTES = next_bytes()
+
+
+def candidates(start: bytes) -> Iterator[int]:
+    """All bytes; after three, where the standard has one range, the edges of all its ranges."""
+    yield from range(256) if len(start) < 3 else (0x00, 0x7F, 0x80, 0x8F, 0x90, 0xBF, 0xC0, 0xFF)
+
+
+def accepts(pending: bytes, data: bytes) -> bytes | None:
+    try:
+        return validate_utf8(pending, data, False)
+    except UnicodeDecodeError:
+        return None
+
+
+def test_utf8_fails_at_the_first_byte_that_nothing_valid_begins_with() -> None:
+    for start, following in NEXT_BYTES.items():
+        for octet in candidates(start):
+            text = start + bytes([octet])
+            expected = None
+            if octet in following:
+                expected = b"" if following[octet] else text
+            assert accepts(start, bytes([octet])) == expected, (start, octet)
+            if len(start) < 3:
+                assert accepts(b"", text) == expected, text
+                assert accepts(b"", b"ab\xc3\xa9" + text) == expected, text
+                assert accepts(start[:1], text[1:] if start else text) == expected, text
+
+
+def test_utf8_fails_in_the_middle_whatever_comes_behind() -> None:
+    for start, following in NEXT_BYTES.items():
+        if len(start) < 3:
+            for octet in set(range(256)) - set(following):
+                assert accepts(b"", b"a" + start + bytes([octet]) + b"\x80\x80\x80") is None
+
+
+def test_utf8_must_not_end_within_a_code_point() -> None:
+    for start in NEXT_BYTES:
+        if start:
+            with pytest.raises(UnicodeDecodeError):
+                validate_utf8(start, b"", True)
+            with pytest.raises(UnicodeDecodeError):
+                validate_utf8(b"", b"a" + start, True)
+    assert validate_utf8(b"", b"", True) == b""
+    assert validate_utf8(b"\xe2\x82", b"\xac", True) == b""
+
+
+@pytest.mark.parametrize("size", [997, 4093, 65536, 10**7])
+def test_every_code_point_is_valid_in_pieces_of_any_size(size: int) -> None:
+    everything = "".join(map(chr, [*range(0xD800), *range(0xE000, 0x110000)])).encode()
+    pending = b""
+    for position in range(0, len(everything), size):
+        pending = validate_utf8(pending, everything[position : position + size], False)
+    assert validate_utf8(pending, b"", True) == b""
+
+
+@given(st.text(), st.data())
+def test_pending_is_what_was_cut_off(text: str, data: st.DataObject) -> None:
+    encoded = text.encode()
+    cut = data.draw(st.integers(0, len(encoded)))
+    pending = validate_utf8(b"", encoded[:cut], False)
+    assert encoded[: cut - len(pending)].decode() == encoded[:cut].decode(errors="ignore")
+    assert validate_utf8(pending, encoded[cut:], True) == b""
+
+
+@BUFFERS
+@pytest.mark.parametrize("pending", [b"", b"\xe2"])
+def test_utf8_takes_any_buffer_and_keeps_none(pending: bytes, buffer: MakeBuffer) -> None:
+    data = buffer(b"\xe2\x82\xaca\xe2"[len(pending) :])
+    rest = validate_utf8(pending, data, False)
+    assert type(rest) is bytes
+    assert rest == b"\xe2"
+    if isinstance(data, bytearray):
+        data.clear()
+
+
+# Close
+
+ON_THE_WIRE = {*range(1000, 1004), *range(1007, 1015), *range(3000, 5000)}
+
+
+def test_close_codes_that_may_be_on_the_wire() -> None:
+    valid = {code for code in range(-1, 70000) if is_valid_close_code(code)}
+    assert valid == ON_THE_WIRE
+
+
+def packed(code: int) -> bytes | None:
+    try:
+        return pack_close(code, "é")
+    except ValueError:
+        return None
+
+
+def test_a_close_payload_has_a_code_that_may_be_sent_or_none() -> None:
+    for code in range(-1, 70000):
+        expected = code.to_bytes(2, "big") + b"\xc3\xa9" if code in ON_THE_WIRE else None
+        assert packed(code) == expected, code
+    assert pack_close(None) == b""
+
+
+@pytest.mark.parametrize("code", [-1, 999, 1004, 1005, 1006, 1015, 2999, 5000])
+def test_a_bad_close_code_is_named(code: int) -> None:
+    with pytest.raises(ValueError, match=f"close code {code} may not be sent: use 1000"):
+        pack_close(code)
+
+
+@pytest.mark.parametrize("reason", [123 * "a", 61 * "é" + "a", 41 * "€", 30 * "😀" + "abc"])
+def test_a_reason_has_at_most_123_bytes_of_utf8(reason: str) -> None:
+    assert pack_close(1000, reason) == b"\x03\xe8" + reason.encode()
+    assert len(pack_close(1000, reason)) == 125
+    with pytest.raises(ValueError, match="124 bytes of UTF-8: at most 123 fit"):
+        pack_close(1000, reason + "b")
+
+
+def test_a_reason_needs_a_code() -> None:
+    with pytest.raises(ValueError, match="give a code"):
+        pack_close(None, "why")
+
+
+def test_a_reason_that_is_not_text_is_a_value_error() -> None:
+    with pytest.raises(ValueError, match="surrogates not allowed"):
+        pack_close(1000, "\ud800")
+
+
+@given(st.text(st.sampled_from("aé€😀"), max_size=140))
+def test_a_truncated_reason_is_the_longest_start_that_fits(reason: str) -> None:
+    cut = truncate_reason(reason)
+    assert reason.startswith(cut)
+    assert len(pack_close(1000, cut)) <= 125
+    assert cut == reason or len(reason[: len(cut) + 1].encode()) > 123
+
+
+# Constants
+
+
+def test_opcodes_of_section_11_8() -> None:
+    assert [opcode.value for opcode in Opcode] == [0, 1, 2, 8, 9, 10]
+    assert {opcode for opcode in Opcode if opcode & 8} == {Opcode.CLOSE, Opcode.PING, Opcode.PONG}
+    assert FIN == 0x80

@@ -1,0 +1,109 @@
+"""Options check themselves."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+
+import pytest
+
+from trio_ws._frames import Opcode
+from trio_ws._options import StreamKeywords, StreamOptions, Timeouts
+
+OPTIONAL_SIZES = ["max_message_size", "max_frame_size"]
+SIZES = ["max_handshake_size", "max_inbox_size", "max_outbox_size"]
+
+
+def stream_options(**keywords: object) -> StreamOptions:
+    return StreamOptions(**keywords)  # type: ignore[arg-type]  # names come from a table
+
+
+def test_the_defaults_are_those_of_the_documentation() -> None:
+    assert Timeouts() == Timeouts(handshake=30.0, idle=60.0, keep_alive_pings=True)
+    assert StreamOptions() == StreamOptions(
+        timeouts=Timeouts(),
+        max_message_size=16 * 2**20,
+        max_frame_size=None,
+        max_handshake_size=65536,
+        max_inbox_size=65536,
+        max_outbox_size=65536,
+        control_callback=None,
+    )
+
+
+def test_suggested_timeouts_are_those_of_beast() -> None:
+    client = Timeouts.suggested("client")
+    server = Timeouts.suggested("server")
+    assert client == Timeouts(handshake=30, idle=None, keep_alive_pings=False)
+    assert server == Timeouts(handshake=30, idle=300, keep_alive_pings=True)
+
+
+def test_there_are_two_roles() -> None:
+    with pytest.raises(ValueError, match="role='both': give 'client' or 'server'"):
+        Timeouts.suggested("both")  # type: ignore[arg-type]  # the mistake under test
+
+
+@pytest.mark.parametrize("name", ["handshake", "idle"])
+@pytest.mark.parametrize("seconds", [0, -1, -math.inf, math.nan])
+def test_a_timeout_is_positive(name: str, seconds: float) -> None:
+    with pytest.raises(ValueError, match=f"{name}=.*above 0, or None"):
+        Timeouts(**{name: seconds})  # type: ignore[arg-type]  # names come from a table
+
+
+@pytest.mark.parametrize("seconds", [0.001, 1, math.inf])
+def test_a_timeout_in_seconds(seconds: float) -> None:
+    timeouts = Timeouts(handshake=seconds, idle=seconds + 1)
+    assert timeouts.handshake_seconds == seconds
+    assert timeouts.idle_seconds == seconds + 1
+
+
+def test_no_timeout_is_infinite() -> None:
+    timeouts = Timeouts(handshake=None, idle=None)
+    assert timeouts.handshake_seconds == timeouts.idle_seconds == math.inf
+
+
+@pytest.mark.parametrize("name", OPTIONAL_SIZES + SIZES)
+@pytest.mark.parametrize("size", [0, -1])
+def test_a_size_is_positive(name: str, size: int) -> None:
+    with pytest.raises(ValueError, match=f"{name}={size}: give a positive number of bytes"):
+        stream_options(**{name: size})
+
+
+@pytest.mark.parametrize("name", OPTIONAL_SIZES + SIZES)
+def test_a_size_may_be_one_byte(name: str) -> None:
+    assert getattr(stream_options(**{name: 1}), name) == 1
+
+
+@pytest.mark.parametrize("name", OPTIONAL_SIZES)
+def test_a_size_without_limit(name: str) -> None:
+    assert getattr(stream_options(**{name: None}), name) is None
+
+
+def test_replace_changes_what_is_named_and_nothing_else() -> None:
+    seen: list[tuple[Opcode, bytes]] = []
+
+    def callback(opcode: Opcode, payload: bytes) -> None:
+        seen.append((opcode, payload))
+
+    before = StreamOptions(max_inbox_size=1)
+    after = before.replace({"max_frame_size": 10, "control_callback": callback})
+    assert after == StreamOptions(max_inbox_size=1, max_frame_size=10, control_callback=callback)
+    assert before == StreamOptions(max_inbox_size=1)
+    assert before.replace({}) == before
+
+
+def test_replace_checks_again() -> None:
+    with pytest.raises(ValueError, match="max_frame_size=0"):
+        StreamOptions().replace({"max_frame_size": 0})
+
+
+def test_options_do_not_change() -> None:
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        StreamOptions().max_frame_size = 1  # type: ignore[misc]  # the mistake under test
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        Timeouts().idle = 1  # type: ignore[misc]  # the mistake under test
+
+
+def test_every_option_is_a_keyword_of_the_entry_points() -> None:
+    fields = {field.name for field in dataclasses.fields(StreamOptions)}
+    assert fields == StreamKeywords.__optional_keys__
