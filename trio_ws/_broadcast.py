@@ -1,0 +1,40 @@
+"""One message to many streams, encoded once."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from trio.lowlevel import enable_ki_protection
+
+from ._frames import FIN, pack_header
+from ._stream import Data, WebSocketStream, encode_message
+
+
+@enable_ki_protection
+def broadcast(
+    streams: Iterable[WebSocketStream], message: Data, *, text: bool | None = None
+) -> list[WebSocketStream]:
+    """Send *message* to every stream that can take it now, without waiting for any.
+
+    The message is encoded once, and each stream writes it in the next scheduler tick together with
+    what else is committed by then. A stream is skipped if it is closing or closed, if its outbox is
+    full or other tasks wait to send, or if it is in the middle of a fragmented message. So one slow
+    reader never delays the rest.
+
+    :param streams: where to; each at most once.
+    :param message: as for :meth:`WebSocketStream.send`.
+    :param text: as for :meth:`WebSocketStream.send`.
+    :returns: the streams that were skipped, in the order of *streams*; they were sent nothing.
+    :raises ValueError: a text message is not valid Unicode or UTF-8; nobody was sent anything.
+    :raises TypeError: *message* is neither ``str`` nor bytes-like; nobody was sent anything.
+
+    This is a synchronous function: it can not be cancelled, and no other task runs before it ends.
+
+    .. code-block:: python
+
+        for stream in trio_ws.broadcast(room, "hello"):
+            nursery.start_soon(stream.aclose, 1013, "too slow")
+    """
+    opcode, payload = encode_message(message, text)
+    frame = pack_header(FIN | opcode, len(payload), None) + payload
+    return [stream for stream in streams if not stream._offer(opcode, payload, frame)]

@@ -1,0 +1,301 @@
+"""What has been committed and not yet written: its order, its frames, and one pending pong.
+
+Theory of operation
+-------------------
+
+What is committed is a message, not its bytes. :meth:`Outbox.buffers` turns messages into frames,
+but never more than 64 KiB ahead of what the transport has taken: a message of any size is masked
+piece by piece, and never held twice.
+
+At every boundary between two frames the next frame is, in this order, the pending pong, the other
+control frames first come first served, the next piece of data, and the Close. So control frames
+pass data, and a Close follows everything. Only when the connection is failed is what is unsent
+dropped, except for the rest of a frame that the peer has the beginning of.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections import deque
+from typing import Final, NamedTuple
+
+from ._frames import FIN, Buffer, MaskingKeys, Opcode, apply_mask, pack_header
+from ._protocol import FRAME_COST
+
+AHEAD: Final = 64 * 1024
+"""Bytes that are encoded before the transport has taken those before them."""
+
+_COPY_BELOW = 4 * 1024
+"""Payloads up to here are copied behind their header: cheaper than a buffer of their own."""
+
+
+class _Boundary(enum.IntEnum):
+    """What ends with an encoded piece."""
+
+    NONE = 0
+    FRAME = 1
+    DATA = 2
+    """A frame, and with it a data item."""
+    CONTROL = 3
+    """A frame, and with it a control item."""
+
+
+class _Piece(NamedTuple):
+    buffer: Buffer
+    boundary: _Boundary
+
+
+class _Data(NamedTuple):
+    """A message, or a part of one."""
+
+    opcode: Opcode | None
+    """None: *payload* is a whole frame already."""
+    payload: bytes
+    fin: bool
+
+
+class Mark(NamedTuple):
+    """A place in the order of commits: see :meth:`Outbox.mark`."""
+
+    data: int
+    control: int
+
+
+class Outbox:
+    """Everything that one stream has still to write.
+
+    :param masked: whether frames are masked: a client's are.
+    :param max_frame_size: bytes of payload after which a message goes on in a further frame, or
+        None. It may be changed.
+    """
+
+    __slots__ = (
+        "_close",
+        "_committed_control",
+        "_committed_data",
+        "_controls",
+        "_data",
+        "_encoded",
+        "_encoded_size",
+        "_frame_key",
+        "_frame_left",
+        "_keys",
+        "_mid_frame",
+        "_offset",
+        "_pending_size",
+        "_pong",
+        "_written_control",
+        "_written_data",
+        "control_size",
+        "max_frame_size",
+    )
+
+    def __init__(self, *, masked: bool, max_frame_size: int | None) -> None:
+        self.max_frame_size = max_frame_size
+        self._keys = MaskingKeys() if masked else None
+        self._data: deque[_Data] = deque()
+        self._controls: deque[tuple[Opcode, bytes]] = deque()
+        self.control_size = 0
+        """Bytes of control frames that are not encoded, and :data:`FRAME_COST` for each."""
+        self._pong: bytes | None = None
+        self._close: bytes | None = None
+        # Of the first message in _data, _offset bytes have been encoded, and of the frame that is
+        # being cut from it _frame_left are missing.
+        self._offset = 0
+        self._frame_left = 0
+        self._frame_key: bytes | None = None
+        self._encoded: deque[_Piece] = deque()
+        self._mid_frame = False
+        self._pending_size = 0
+        self._encoded_size = 0
+        self._committed_data = 0
+        self._committed_control = 0
+        self._written_data = 0
+        self._written_control = 0
+
+    # Committing
+
+    @property
+    def size(self) -> int:
+        """Bytes that are committed and not written, and :data:`FRAME_COST` for each message."""
+        return self._pending_size + self._encoded_size
+
+    def is_empty(self) -> bool:
+        """Whether everything has been written."""
+        return not (
+            self._encoded
+            or self._data
+            or self._controls
+            or self._pong is not None
+            or self._close is not None
+        )
+
+    def commit_data(self, opcode: Opcode, payload: bytes, fin: bool) -> None:
+        """A message, or a part of one, after everything committed before."""
+        self._data.append(_Data(opcode, payload, fin))
+        self._pending_size += FRAME_COST + len(payload)
+        self._committed_data += 1
+
+    def commit_frame(self, frame: bytes) -> None:
+        """A message that has been made a frame before: many streams can share one."""
+        self._data.append(_Data(None, frame, True))
+        self._pending_size += FRAME_COST + len(frame)
+        self._committed_data += 1
+
+    def commit_control(self, opcode: Opcode, payload: bytes) -> None:
+        """A ping or a pong, at the next frame boundary after other control frames."""
+        self._controls.append((opcode, payload))
+        self.control_size += FRAME_COST + len(payload)
+        self._committed_control += 1
+
+    def commit_reply(self, payload: bytes) -> None:
+        """The pong for a ping; one for an earlier ping that has not left is forgotten.
+
+        RFC 6455 section 5.5.3 allows that, and a flood of pings then needs no memory.
+        """
+        self._pong = payload
+
+    def commit_close(self, payload: bytes) -> None:
+        """The Close frame, after everything else."""
+        self._close = payload
+
+    def drop_unsent(self) -> None:
+        """Forget all of which no byte has been written, and end the frame that has been begun."""
+        self._pong = None
+        self._controls.clear()
+        self.control_size = 0
+        begun: deque[_Piece] = deque()
+        in_frame = self._mid_frame
+        while in_frame and self._encoded:
+            piece = self._encoded.popleft()
+            begun.append(piece)
+            in_frame = piece.boundary is _Boundary.NONE
+        self._encoded = begun
+        self._encoded_size = sum(len(piece.buffer) for piece in begun)
+        rest = self._frame_left if in_frame else 0
+        if rest:
+            cut = self._data[0]
+            self._data = deque([cut._replace(payload=cut.payload[: self._offset + rest])])
+            self._pending_size = FRAME_COST + rest
+        else:
+            self._data.clear()
+            self._pending_size = 0
+            self._offset = self._frame_left = 0
+
+    # Writing
+
+    def mark(self) -> Mark:
+        """The place after everything that has been committed until now."""
+        return Mark(self._committed_data, self._committed_control)
+
+    def is_written(self, mark: Mark) -> bool:
+        """Whether everything before *mark* has been handed to the transport."""
+        return self._written_data >= mark.data and self._written_control >= mark.control
+
+    def buffers(self) -> list[Buffer]:
+        """What to write next, at least 64 KiB if there is as much; empty if there is nothing."""
+        while self._encoded_size < AHEAD and self._encode_next():
+            pass
+        return [piece.buffer for piece in self._encoded]
+
+    def written(self, count: int) -> None:
+        """The transport has taken the first *count* bytes of :meth:`buffers`."""
+        self._encoded_size -= count
+        encoded = self._encoded
+        while count:
+            buffer, boundary = encoded[0]
+            size = len(buffer)
+            if count < size:
+                encoded[0] = _Piece(memoryview(buffer)[count:], boundary)
+                self._mid_frame = True
+                return
+            count -= size
+            encoded.popleft()
+            self._mid_frame = boundary is _Boundary.NONE
+            if boundary is _Boundary.DATA:
+                self._written_data += 1
+            elif boundary is _Boundary.CONTROL:
+                self._written_control += 1
+
+    def _encode_next(self) -> bool:
+        """The next frame, or the next piece of a large one; False if there is none."""
+        if self._frame_left:
+            self._encode_payload()
+        elif self._pong is not None:
+            self._encode_control(Opcode.PONG, self._pong, _Boundary.FRAME)
+            self._pong = None
+        elif self._controls:
+            opcode, payload = self._controls.popleft()
+            self.control_size -= FRAME_COST + len(payload)
+            self._encode_control(opcode, payload, _Boundary.CONTROL)
+        elif self._data:
+            self._begin_data_frame()
+        elif self._close is not None:
+            self._encode_control(Opcode.CLOSE, self._close, _Boundary.FRAME)
+            self._close = None
+        else:
+            return False
+        return True
+
+    def _encode_control(self, opcode: Opcode, payload: bytes, boundary: _Boundary) -> None:
+        self._append(self._frame(opcode | FIN, payload), boundary)
+
+    def _begin_data_frame(self) -> None:
+        opcode, payload, fin = self._data[0]
+        if opcode is None:
+            self._append(payload, _Boundary.DATA)
+            self._end_data()
+            return
+        offset = self._offset
+        left = len(payload) - offset
+        length = left if self.max_frame_size is None else min(left, self.max_frame_size)
+        fin_bit = FIN if fin and length == left else 0
+        first_byte = fin_bit | (opcode if offset == 0 else Opcode.CONTINUATION)
+        if length <= _COPY_BELOW:
+            self._append(
+                self._frame(first_byte, payload[offset : offset + length]),
+                _Boundary.DATA if length == left else _Boundary.FRAME,
+            )
+            self._advance(length)
+        else:
+            self._frame_key = self._keys() if self._keys else None
+            self._frame_left = length
+            self._append(pack_header(first_byte, length, self._frame_key), _Boundary.NONE)
+
+    def _encode_payload(self) -> None:
+        """The next piece of a frame too large to be copied; without a mask, all of it."""
+        payload, key = self._data[0].payload, self._frame_key
+        length = self._frame_left if key is None else min(self._frame_left, AHEAD)
+        chunk = memoryview(payload)[self._offset : self._offset + length]
+        self._frame_left -= length
+        if self._frame_left:
+            boundary = _Boundary.NONE
+        elif self._offset + length < len(payload):
+            boundary = _Boundary.FRAME
+        else:
+            boundary = _Boundary.DATA
+        # AHEAD is a multiple of 4, so each piece begins with the key's first byte.
+        self._append(chunk if key is None else apply_mask(chunk, key), boundary)
+        self._advance(length)
+
+    def _frame(self, first_byte: int, payload: bytes) -> bytes:
+        if self._keys is None:
+            return pack_header(first_byte, len(payload), None) + payload
+        key = self._keys()
+        return pack_header(first_byte, len(payload), key) + apply_mask(payload, key)
+
+    def _append(self, buffer: Buffer, boundary: _Boundary) -> None:
+        self._encoded.append(_Piece(buffer, boundary))
+        self._encoded_size += len(buffer)
+
+    def _advance(self, length: int) -> None:
+        """*length* bytes of the first message have been encoded."""
+        self._offset += length
+        self._pending_size -= length
+        if self._offset == len(self._data[0].payload):
+            self._end_data()
+
+    def _end_data(self) -> None:
+        data = self._data.popleft()
+        self._offset = 0
+        self._pending_size -= FRAME_COST + (len(data.payload) if data.opcode is None else 0)

@@ -1,0 +1,1429 @@
+"""``WebSocketStream``: one WebSocket connection as a Trio channel of messages.
+
+Theory of operation
+-------------------
+
+A background task, the reader, reads the transport while the inbox has room, decodes, hands messages
+to the tasks that wait in ``receive``, answers pings, resolves pongs, and drives the closing
+handshake. All that happens between two of its awaits is one step that nobody sees half done.
+
+A ``send`` commits: it puts its message into the outbox in one synchronous step, after its last
+await. Before that step it can be cancelled without a trace; after it there is nothing to cancel.
+If there is no room it waits its turn, and whoever makes room commits for it in the same step that
+wakes it. A ``receive`` is the mirror image: its message is handed over in the same step.
+
+On a socket a commit writes at once. Commits that come while messages wait for the application, or
+after another one in the same tick, are gathered, and the ticker writes them in the next tick. When
+the kernel is full a writer task takes over until it has caught up. On any other stream the writer
+task does all the writing.
+
+A failed write stops the writing and nothing else. The reader decides how the connection ended, so
+that a Close frame that is still to be read is seen.
+
+Who owns what: the reader alone calls ``Protocol.decode`` and closes the transport, but for terminal
+cancellation, which must close it at once. ``_conclude`` is the one place where waiting tasks learn
+that the connection is over.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import random
+from collections import OrderedDict, deque
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Final, Literal, NamedTuple, TypeAlias, TypeVar, Unpack, overload
+
+import trio
+from trio.lowlevel import Abort, RaiseCancelT, enable_ki_protection
+
+from ._errors import ConnectionClosed, ConnectionClosedError, ConnectionClosedOK
+from ._frames import (
+    MAX_CONTROL_PAYLOAD,
+    NO_REASON,
+    Buffer,
+    CloseCode,
+    CloseReason,
+    Opcode,
+    pack_close,
+    validate_utf8,
+)
+from ._handshake import Request, Response
+from ._options import StreamKeywords, StreamOptions
+from ._outbox import Mark, Outbox
+from ._protocol import (
+    FRAME_COST,
+    RECEIVING,
+    Close,
+    Event,
+    Ping,
+    Pong,
+    Protocol,
+    Role,
+    State,
+    Violation,
+)
+from ._ticker import Timer, current_ticker
+from ._transport import make_transport
+
+Message: TypeAlias = str | bytes
+Data: TypeAlias = str | bytes | bytearray | memoryview
+
+logger = logging.getLogger("trio_ws")
+
+_DECODE_STEP: Final = 64 * 1024
+"""What the reader decodes before others have their turn, in the units of ``Protocol.decode``."""
+
+_WRITE_STEP: Final = 256 * 1024
+"""Bytes written in one step; a kernel that takes more gets them in the next tick."""
+
+_CONTROL_ROOM: Final = 16 * 1024
+"""Bytes of the user's pings and pongs that wait for a frame boundary before more have to wait."""
+
+_LINGER: Final = 1.0
+"""Seconds for a peer of a failed connection to read why, where there is no half-close."""
+
+_CLEAN_CODES: Final = frozenset(
+    {CloseCode.NORMAL_CLOSURE, CloseCode.GOING_AWAY, CloseCode.NO_STATUS_RECEIVED}
+)
+
+
+@dataclass(frozen=True, slots=True)
+class StreamStatistics:
+    """What :meth:`WebSocketStream.statistics` returns."""
+
+    messages_sent: int
+    """Messages committed whole."""
+    messages_received: int
+    """Messages that have arrived whole, those discarded while closing not counted."""
+    bytes_sent: int
+    """Bytes handed to the transport, frame headers included."""
+    bytes_received: int
+    """Bytes taken from the transport, frame headers included."""
+    inbox_size: int
+    """Bytes of received messages that wait for ``receive``, in the unit of ``max_inbox_size``."""
+    outbox_size: int
+    """Bytes that are committed and not written, in the unit of ``max_outbox_size``."""
+    tasks_waiting_send: int
+    """Tasks that wait for room, or for another task's fragmented message to end."""
+    tasks_waiting_receive: int
+    """Tasks that wait for a message."""
+
+
+class _Waiter:
+    """A parked task, and what it was woken with."""
+
+    __slots__ = ("error", "task")
+
+    def __init__(self) -> None:
+        self.task = trio.lowlevel.current_task()
+        self.error: Exception | None = None
+
+    def wake(self, error: Exception | None = None) -> None:
+        self.error = error
+        trio.lowlevel.reschedule(self.task)
+
+
+WaiterT = TypeVar("WaiterT", bound=_Waiter)
+
+
+class _Receiver(_Waiter):
+    """A task in ``receive`` or ``receive_some``."""
+
+    __slots__ = ("fin", "max_bytes", "message", "whole")
+
+    def __init__(self, whole: bool, max_bytes: int | None) -> None:
+        super().__init__()
+        self.whole = whole
+        self.max_bytes = max_bytes
+        self.message: Message = b""
+        self.fin = True
+
+
+class _DataSender(_Waiter):
+    """A task that waits to commit a message, or a part of one."""
+
+    __slots__ = ("fin", "opcode", "payload", "utf8_pending")
+
+    def __init__(self, opcode: Opcode, payload: bytes, fin: bool, utf8_pending: bytes) -> None:
+        super().__init__()
+        self.opcode = opcode
+        self.payload = payload
+        self.fin = fin
+        self.utf8_pending = utf8_pending
+
+
+class _ControlSender(_Waiter):
+    """A task that waits to commit a ping or a pong, and, with a ping, for its pong."""
+
+    __slots__ = ("opcode", "payload", "round_trip")
+
+    def __init__(self, opcode: Opcode, payload: bytes) -> None:
+        super().__init__()
+        self.opcode = opcode
+        self.payload = payload
+        self.round_trip = math.nan
+
+
+class _Flusher(_Waiter):
+    """A task in ``flush``."""
+
+    __slots__ = ("mark",)
+
+    def __init__(self, mark: Mark) -> None:
+        super().__init__()
+        self.mark = mark
+
+
+@dataclass(slots=True)
+class _OutgoingMessage:
+    """The message that ``send_some`` has begun and not ended; its task alone may continue it."""
+
+    task: trio.lowlevel.Task
+    opcode: Opcode
+    utf8_pending: bytes
+
+
+class _SentPing(NamedTuple):
+    """A ping whose pong is still to come; nobody waits for that of a keep-alive."""
+
+    payload: bytes
+    at: float
+    sender: _ControlSender | None
+
+
+class _Inbox:
+    """Whole messages that nobody has taken; of the first a part may have been."""
+
+    __slots__ = ("_messages", "_offset", "size")
+
+    def __init__(self) -> None:
+        self._messages: deque[Message] = deque()
+        self._offset = 0
+        self.size = 0
+
+    def __bool__(self) -> bool:
+        return bool(self._messages)
+
+    def put(self, message: Message) -> None:
+        self._messages.append(message)
+        self.size += FRAME_COST + len(message)
+
+    def take(self) -> Message:
+        message = self._messages.popleft()
+        self.size -= FRAME_COST + len(message)
+        if self._offset:
+            message = message[self._offset :]
+            self._offset = 0
+        return message
+
+    def take_part(self, max_bytes: int | None) -> tuple[Message, bool]:
+        message = self._messages[0]
+        offset = self._offset
+        if max_bytes is None:
+            return self.take(), True
+        part = message[offset : offset + max_bytes]
+        if isinstance(part, str):
+            part = _shorten_text(part, max_bytes)
+        if offset + len(part) == len(message):
+            self.take()
+            return part, True
+        self._offset = offset + len(part)
+        return part, False
+
+    def clear(self) -> None:
+        self._messages.clear()
+        self._offset = self.size = 0
+
+
+class WebSocketStream(trio.abc.Channel[str | bytes]):
+    """One open WebSocket connection: Beast's ``websocket::stream``, as a Trio channel.
+
+    Made by :func:`open_websocket`, :func:`connect_websocket`, :func:`wrap_client_stream`,
+    :func:`wrap_server_stream` and :func:`serve_websocket`; the constructor is not public.
+
+    Messages are ``str`` (text) or ``bytes`` (binary). Several tasks may send and receive at the
+    same time: messages leave in the order of the commits, and each one that arrives goes to exactly
+    one receiver, first come first served.
+
+    **Cancellation.** A cancel scope around a call is *total*: the call had no effect and the stream
+    is as good as before. A cancel scope around :meth:`aclose`, or around the nursery that the
+    stream lives in, is *terminal*: the transport is closed at once, and only closing succeeds
+    afterwards.
+
+    **Errors.** Once the connection has ended, receiving raises :class:`ConnectionClosedOK` or
+    :class:`ConnectionClosedError` when everything that had arrived has been taken, and all that
+    sends raises :class:`ConnectionClosedError`. After this side's own :meth:`aclose`, or after
+    terminal cancellation, everything raises ``trio.ClosedResourceError``.
+    """
+
+    def __init__(
+        self,
+        stream: trio.abc.Stream,
+        role: Role,
+        options: StreamOptions,
+        *,
+        request: Request,
+        response: Response,
+        subprotocol: str | None,
+        buffered: bytes,
+    ) -> None:
+        self._stream = stream
+        self._transport = make_transport(stream)
+        self._options = options
+        self._request = request
+        self._response = response
+        self._subprotocol = subprotocol
+        self._protocol = Protocol(role, options.max_message_size)
+        self._protocol.decode(buffered, 0)
+        self._outbox = Outbox(masked=role is Role.CLIENT, max_frame_size=options.max_frame_size)
+        self._inbox = _Inbox()
+        # Waiting tasks
+        self._receivers: OrderedDict[trio.lowlevel.Task, _Receiver] = OrderedDict()
+        self._data_senders: OrderedDict[trio.lowlevel.Task, _DataSender] = OrderedDict()
+        self._control_senders: OrderedDict[trio.lowlevel.Task, _ControlSender] = OrderedDict()
+        self._flushers: OrderedDict[trio.lowlevel.Task, _Flusher] = OrderedDict()
+        self._sent_pings: OrderedDict[trio.lowlevel.Task | None, _SentPing] = OrderedDict()
+        self._discarders = 0
+        # Sending
+        self._outgoing: _OutgoingMessage | None = None
+        self._gathering = False
+        self._wrote_at_once = False
+        self._write_error: Exception | None = None
+        self._write_progress_at = math.inf
+        self._writer_busy = False
+        self._parked_writer: trio.lowlevel.Task | None = None
+        self._writer_scope = trio.CancelScope()
+        self._writer_ended: trio.Event | None = None
+        self._drained: trio.Event | None = None
+        # Receiving
+        self._parked_reader: trio.lowlevel.Task | None = None
+        self._reader_scope = trio.CancelScope()
+        # The end
+        self._released = False
+        self._concluded = False
+        self._cause: BaseException | None = None
+        self._closed = trio.Event()
+        # Time
+        self._ticker = current_ticker()
+        self._timer = Timer(self._ticker, self)
+        self._received_at = trio.current_time()
+        self._keep_alive_at = -math.inf
+        self._close_deadline = math.inf
+        self._latency: float | None = None
+        self._messages_sent = 0
+        self._messages_received = 0
+        self._bytes_sent = 0
+        self._bytes_received = len(buffered)
+
+    def _start(self, nursery: trio.Nursery, *, shield: bool) -> None:
+        """Begin to read, in *nursery*; *shield* if an owner ends the stream: see :meth:`_end`."""
+        self._nursery = nursery
+        self._reader_scope.shield = shield
+        nursery.start_soon(self._read_in_background, name=f"{self!r} reader")
+        self._set_timer()
+
+    def _end(self) -> None:
+        """Terminal cancellation, by the owner of the background tasks."""
+        self._reader_scope.cancel()
+
+    def __repr__(self) -> str:
+        return f"<WebSocketStream {self._protocol.role.value} {self._protocol.state.value}>"
+
+    # What is known of the connection
+
+    @property
+    def is_open(self) -> bool:
+        """Whether messages can be sent: no Close has been sent or received, and nothing has failed.
+
+        Beast's ``is_open``.
+        """
+        return self._protocol.state is State.OPEN and not self._released
+
+    @property
+    def close_reason(self) -> CloseReason | None:
+        """Code and text with which the connection is closing or was closed; None while it is open.
+
+        Beast's ``reason``. 1006 if the transport ended without a Close from the peer.
+        """
+        return self._protocol.close_reason
+
+    @property
+    def subprotocol(self) -> str | None:
+        """The subprotocol that the opening handshake agreed on (RFC 6455 section 1.9), or None."""
+        return self._subprotocol
+
+    @property
+    def request(self) -> Request:
+        """The opening handshake's request, as sent by the client or received by the server."""
+        return self._request
+
+    @property
+    def response(self) -> Response:
+        """The opening handshake's 101 response, as received by the client or sent by the server."""
+        return self._response
+
+    @property
+    def transport_stream(self) -> trio.abc.Stream:
+        """The stream below (Beast's ``next_layer``): for its addresses or certificates.
+
+        Do not read, write or close it.
+        """
+        return self._stream
+
+    @property
+    def latency(self) -> float | None:
+        """Seconds from the last ping that was answered to its pong, keep-alive pings included.
+
+        None before the first pong.
+        """
+        return self._latency
+
+    @property
+    def options(self) -> StreamOptions:
+        """The options in force: timeouts and limits. :meth:`configure` changes them."""
+        return self._options
+
+    @enable_ki_protection
+    def configure(self, **changes: Unpack[StreamKeywords]) -> None:
+        """Change options of the open stream, say the limit of the message size after a login.
+
+        :param changes: any of the fields of :class:`StreamOptions`. ``max_handshake_size`` has no
+            effect any more, and a close that has begun keeps its deadline.
+        :raises ValueError: if a value is out of range; then nothing has changed.
+        """
+        options = self._options.replace(changes)
+        self._options = options
+        self._protocol.max_message_size = options.max_message_size
+        self._outbox.max_frame_size = options.max_frame_size
+        self._set_timer()
+        self._wake_reader_if_room()
+        self._admit_senders()
+
+    def statistics(self) -> StreamStatistics:
+        """A snapshot of what has gone through the stream and what waits in it."""
+        return StreamStatistics(
+            messages_sent=self._messages_sent,
+            messages_received=self._messages_received,
+            bytes_sent=self._bytes_sent,
+            bytes_received=self._bytes_received,
+            inbox_size=self._inbox.size + self._protocol.partial_size,
+            outbox_size=self._outbox.size,
+            tasks_waiting_send=len(self._data_senders) + len(self._control_senders),
+            tasks_waiting_receive=len(self._receivers),
+        )
+
+    # Receiving
+
+    @overload
+    async def receive(self, *, decode: None = None) -> str | bytes: ...
+
+    @overload
+    async def receive(self, *, decode: Literal[False]) -> bytes: ...
+
+    @enable_ki_protection
+    async def receive(self, *, decode: bool | None = None) -> str | bytes:
+        """Wait for the next whole message (Beast's ``read``).
+
+        After :meth:`receive_some` has taken a part of a message, this returns what is left of it.
+        ``async for message in stream`` receives until the connection is closed in order.
+
+        :param decode: None (the default) gives ``str`` for text and ``bytes`` for binary messages;
+            False gives ``bytes`` for both, text as its UTF-8, which has been validated.
+        :raises ConnectionClosedOK: the connection was closed with 1000, 1001 or without a code, and
+            every message has been taken.
+        :raises ConnectionClosedError: it ended otherwise, and every message has been taken.
+        :raises trio.ClosedResourceError: this side has closed the stream.
+
+        Cancellation is total: no message is lost, the next call gets it.
+        """
+        if decode:
+            raise ValueError("decode=True: give None for str or bytes by message type, or False")
+        await self._checkpoint(0)
+        message: Message
+        if self._inbox and not self._receivers:
+            message = self._inbox.take()
+            self._wake_reader_if_room()
+        else:
+            message = (await self._wait_to_receive(_Receiver(True, None))).message
+        if decode is False and isinstance(message, str):
+            return message.encode()
+        return message
+
+    @enable_ki_protection
+    def receive_nowait(self) -> str | bytes:
+        """:meth:`receive` that does not wait, as ``trio.MemoryReceiveChannel`` has it.
+
+        :raises trio.WouldBlock: no whole message is there, or other tasks wait for it.
+        """
+        if self._inbox and not self._receivers:
+            message = self._inbox.take()
+            self._wake_reader_if_room()
+            return message
+        self._check_receiving()
+        raise trio.WouldBlock
+
+    @enable_ki_protection
+    async def receive_some(self, max_bytes: int | None = None) -> tuple[str | bytes, bool]:
+        """Wait for a part of a message (Beast's ``read_some``), whole or not yet.
+
+        :param max_bytes: bytes to take at most; of text, its UTF-8 bytes, but at least one code
+            point. None (the default): whatever is there.
+        :returns: ``(data, fin)``: ``str`` of a text message, ``bytes`` of a binary one, and whether
+            it ends the message. An empty part comes only with the end. A code point that has
+            arrived in part waits for its rest.
+        :raises ValueError: *max_bytes* is less than 1.
+        :raises ConnectionClosedOK: as for :meth:`receive`; so all the others.
+
+        A message of any size can be received this way in bounded memory, as long as
+        ``max_message_size`` allows it. Cancellation is total, as for :meth:`receive`.
+        """
+        if max_bytes is not None and max_bytes < 1:
+            raise ValueError(f"max_bytes={max_bytes}: give 1 or more, or None")
+        await self._checkpoint(0)
+        if not self._receivers:
+            part = self._take_part(max_bytes)
+            if part is not None:
+                self._wake_reader_if_room()
+                return part
+        receiver = await self._wait_to_receive(_Receiver(False, max_bytes))
+        return receiver.message, receiver.fin
+
+    async def _wait_to_receive(self, receiver: _Receiver) -> _Receiver:
+        self._check_receiving()
+        self._receivers[receiver.task] = receiver
+        self._wake_reader_if_room()
+        await self._park(receiver, self._receivers.pop)
+        return receiver
+
+    def _take_part(self, max_bytes: int | None) -> tuple[Message, bool] | None:
+        if self._inbox:
+            return self._inbox.take_part(max_bytes)
+        part = self._protocol.take_part(max_bytes)
+        return None if part is None else (part, False)
+
+    def _check_receiving(self) -> None:
+        self._check_released()
+        if self._protocol.state not in RECEIVING:
+            raise self._closed_error(sending=False)
+
+    # Sending
+
+    @enable_ki_protection
+    async def send(self, message: Data, *, text: bool | None = None) -> None:
+        """Send one message (Beast's ``write``).
+
+        It returns once the message is committed: it will leave whole and in order unless the
+        connection ends. While ``max_outbox_size`` bytes wait to be written, it waits its turn.
+
+        :param message: ``str`` is sent as text, bytes-like data as binary. A buffer that can change
+            is copied; ``bytes`` are not.
+        :param text: True or False forces a text or a binary message, None (the default) goes by the
+            type of *message*.
+        :raises ConnectionClosedError: the connection is closing or closed.
+        :raises trio.ClosedResourceError: this side has closed the stream.
+        :raises RuntimeError: this task has begun a message with :meth:`send_some` and not ended it.
+        :raises ValueError: a text message is not valid Unicode or UTF-8.
+        :raises TypeError: *message* is neither ``str`` nor bytes-like.
+
+        Cancellation is total: of a call that raises ``Cancelled`` no byte was or will be sent.
+        """
+        opcode, payload = encode_message(message, text)
+        await self._checkpoint(len(payload))
+        if self._can_commit_at_once():
+            self._commit_message(opcode, payload)
+        else:
+            self._check_sending()
+            if self._outgoing and self._outgoing.task is trio.lowlevel.current_task():
+                raise RuntimeError(
+                    "this task has begun a message with send_some: end it with fin=True first"
+                )
+            sender = _DataSender(opcode, payload, True, b"")
+            self._data_senders[sender.task] = sender
+            await self._park(sender, self._data_senders.pop)
+
+    @enable_ki_protection
+    def send_nowait(self, message: Data, *, text: bool | None = None) -> None:
+        """:meth:`send` that does not wait, as ``trio.MemorySendChannel`` has it.
+
+        :raises trio.WouldBlock: the outbox is full, other tasks wait, or a fragmented message has
+            not ended; nothing was sent.
+        """
+        opcode, payload = encode_message(message, text)
+        if self._can_commit_at_once():
+            self._commit_message(opcode, payload)
+        else:
+            self._check_sending()
+            raise trio.WouldBlock
+
+    @enable_ki_protection
+    async def send_some(self, data: Data, *, fin: bool, text: bool | None = None) -> None:
+        """Send a part of a message, in a frame of its own (Beast's ``write_some``).
+
+        The first call begins the message, and only the task that made it may continue it. Until its
+        last part, other tasks' :meth:`send` waits, and this task's raises RuntimeError. Control
+        frames and the Close pass. A message that is never ended blocks the others until the close.
+
+        :param data: ``str``, or bytes-like data, which in a text message must continue its UTF-8; a
+            code point may be split between two parts.
+        :param fin: whether this part ends the message.
+        :param text: as for :meth:`send`; it counts on the first part.
+        :raises TypeError: a ``str`` for a binary message.
+        :raises ValueError: text that is not valid UTF-8, or that ends within a code point.
+        :raises ConnectionClosedError: as for :meth:`send`; so ``trio.ClosedResourceError``.
+
+        Cancellation is total: the part was not sent, and may be sent again.
+        """
+        opcode, payload, utf8_pending = self._encode_part(data, fin, text)
+        await self._checkpoint(len(payload))
+        self._check_sending()
+        task = trio.lowlevel.current_task()
+        if self._may_commit(task) and (self._outgoing or not self._data_senders):
+            self._commit_part(task, opcode, payload, fin, utf8_pending)
+            self._admit_senders()
+            self._write_committed()
+            return
+        sender = _DataSender(opcode, payload, fin, utf8_pending)
+        self._data_senders[task] = sender
+        if self._outgoing and self._outgoing.task is task:
+            self._data_senders.move_to_end(task, last=False)
+        await self._park(sender, self._data_senders.pop)
+
+    @enable_ki_protection
+    async def flush(self) -> None:
+        """Wait until all that was committed before this call has been handed to the transport.
+
+        :raises ConnectionClosedError: the connection is closed.
+        :raises trio.ClosedResourceError: this side has closed the stream.
+
+        Cancellation is total, and what was committed still goes out.
+        """
+        await self._checkpoint(0)
+        self._check_released()
+        if self._concluded:
+            raise self._end_error(sending=True)
+        mark = self._outbox.mark()
+        self.flush_now()
+        if not self._outbox.is_written(mark):
+            flusher = _Flusher(mark)
+            self._flushers[flusher.task] = flusher
+            await self._park(flusher, self._flushers.pop)
+
+    def _encode_part(self, data: Data, fin: bool, text: bool | None) -> tuple[Opcode, bytes, bytes]:
+        """Opcode, payload, and the start of a code point that the message will end with."""
+        outgoing = self._outgoing
+        if outgoing is None or outgoing.task is not trio.lowlevel.current_task():
+            opcode = _message_opcode(data, text)
+            pending = b""
+        else:
+            opcode = outgoing.opcode
+            pending = outgoing.utf8_pending
+            if opcode is Opcode.BINARY and isinstance(data, str):
+                raise TypeError("this message is binary: give bytes")
+        payload = _to_bytes(data)
+        if opcode is Opcode.TEXT and not (isinstance(data, str) and not pending):
+            pending = validate_utf8(pending, payload, fin)
+        return opcode, payload, pending
+
+    def _can_commit_at_once(self) -> bool:
+        return (
+            self._outgoing is None
+            and not self._data_senders
+            and self._outbox.size < self._options.max_outbox_size
+            and self._protocol.state is State.OPEN
+            and self._write_error is None
+            and not self._released
+        )
+
+    def _may_commit(self, task: trio.lowlevel.Task) -> bool:
+        """Whether *task*, being the first in turn, may commit data."""
+        return (
+            (self._outgoing is None or self._outgoing.task is task)
+            and self._outbox.size < self._options.max_outbox_size
+            and self._write_error is None
+        )
+
+    def _commit_message(self, opcode: Opcode, payload: bytes) -> None:
+        self._outbox.commit_data(opcode, payload, True)
+        self._messages_sent += 1
+        self._write_committed()
+
+    def _commit_part(
+        self,
+        task: trio.lowlevel.Task,
+        opcode: Opcode,
+        payload: bytes,
+        fin: bool,
+        utf8_pending: bytes,
+    ) -> None:
+        outgoing = self._outgoing
+        self._outbox.commit_data(opcode if outgoing is None else Opcode.CONTINUATION, payload, fin)
+        if fin:
+            self._outgoing = None
+            self._messages_sent += 1
+        elif outgoing is None:
+            self._outgoing = _OutgoingMessage(task, opcode, utf8_pending)
+        else:
+            outgoing.utf8_pending = utf8_pending
+
+    def _admit_senders(self) -> None:
+        """Commit for the tasks whose turn it is, and wake them: whoever makes room calls this."""
+        if self._protocol.state is not State.OPEN:
+            return
+        while self._control_senders and self._outbox.control_size < _CONTROL_ROOM:
+            _, control = self._control_senders.popitem(last=False)
+            self._commit_control(control)
+            if control.opcode is Opcode.PONG:
+                control.wake()
+        while self._data_senders:
+            task, sender = next(iter(self._data_senders.items()))
+            if not self._may_commit(task):
+                break
+            del self._data_senders[task]
+            self._commit_part(task, sender.opcode, sender.payload, sender.fin, sender.utf8_pending)
+            sender.wake()
+
+    def _check_sending(self) -> None:
+        self._check_released()
+        if self._protocol.state is not State.OPEN:
+            raise self._closed_error(sending=True)
+
+    def _offer(self, opcode: Opcode, payload: bytes, frame: bytes) -> bool:
+        """For ``broadcast``: commit *payload*, or *frame* which is the same for a server to send.
+
+        It leaves in the next tick. False, and nothing has happened, if there is no room.
+        """
+        if not self._can_commit_at_once():
+            return False
+        limit = self._outbox.max_frame_size
+        if self._protocol.role is Role.SERVER and (limit is None or len(payload) <= limit):
+            self._outbox.commit_frame(frame)
+        else:
+            self._outbox.commit_data(opcode, payload, True)
+        self._messages_sent += 1
+        self._gather()
+        return True
+
+    # Pings and pongs
+
+    @enable_ki_protection
+    async def ping(self, payload: bytes | None = None) -> float:
+        """Send a ping and wait for its pong, or a later one's (RFC 6455 section 5.5.2).
+
+        :param payload: at most 125 bytes for the peer to send back. None (the default): a fresh
+            one, which no other ping of this stream has.
+        :returns: the round trip in seconds.
+        :raises ValueError: *payload* is too long.
+        :raises ConnectionClosedError: the connection is closing or closed, or closes meanwhile.
+        :raises trio.ClosedResourceError: this side has closed the stream.
+
+        Cancellation is total. If the ping has left, its pong is ignored.
+        """
+        data = random.randbytes(8) if payload is None else _control_payload(payload)
+        await self._checkpoint(len(data))
+        sender = self._send_control(Opcode.PING, data)
+        await self._park(sender, self._forget_ping)
+        return sender.round_trip
+
+    @enable_ki_protection
+    async def pong(self, payload: bytes = b"") -> None:
+        """Send a pong that nobody asked for (Beast's ``pong``): a sign of life in one direction.
+
+        :param payload: at most 125 bytes. Default: empty.
+        :raises ValueError: *payload* is too long.
+        :raises ConnectionClosedError: as for :meth:`send`; so ``trio.ClosedResourceError``.
+
+        Pings are answered without it. Cancellation is total.
+        """
+        data = _control_payload(payload)
+        await self._checkpoint(len(data))
+        sender = self._send_control(Opcode.PONG, data)
+        if sender.task in self._control_senders:
+            await self._park(sender, self._control_senders.pop)
+
+    def _forget_ping(self, task: trio.lowlevel.Task, default: None) -> None:
+        self._control_senders.pop(task, default)
+        self._sent_pings.pop(task, default)
+
+    def _send_control(self, opcode: Opcode, payload: bytes) -> _ControlSender:
+        """Commit it if there is room; else it waits its turn."""
+        self._check_sending()
+        sender = _ControlSender(opcode, payload)
+        if self._control_senders or self._outbox.control_size >= _CONTROL_ROOM:
+            self._control_senders[sender.task] = sender
+        else:
+            self._commit_control(sender)
+            self._write_committed()
+        return sender
+
+    def _commit_control(self, sender: _ControlSender) -> None:
+        self._outbox.commit_control(sender.opcode, sender.payload)
+        if sender.opcode is Opcode.PING:
+            sent = _SentPing(sender.payload, trio.current_time(), sender)
+            self._sent_pings[sender.task] = sent
+
+    # Closing
+
+    @enable_ki_protection
+    async def send_close(self, code: int | None = 1000, reason: str = "") -> None:
+        """Commit a Close frame and nothing else (RFC 6455 section 7.1.2, Beast's ``close``).
+
+        Nothing can be sent afterwards. Keep receiving until :class:`ConnectionClosed`: what the
+        peer had under way still arrives, and the stream closes itself once the peer has answered.
+        If the connection is closing or closed already, this does nothing.
+
+        :param code: 1000 to 1003, 1007 to 1014, or 3000 to 4999; None sends an empty Close. Default
+            1000.
+        :param reason: at most 123 bytes of UTF-8. Default: none.
+        :raises ValueError: *code* or *reason* may not be sent; then nothing has changed.
+        :raises trio.ClosedResourceError: this side has closed the stream.
+
+        Cancellation is total: the stream is not closing.
+        """
+        payload = pack_close(code, reason)
+        await self._checkpoint(len(payload))
+        self._check_released()
+        if self._protocol.state is State.OPEN:
+            self._commit_close(payload, _sent_reason(code, reason))
+
+    @enable_ki_protection
+    async def aclose(self, code: int | None = 1000, reason: str = "") -> None:
+        """Close: the whole closing handshake, then the transport (RFC 6455 section 7.1.2).
+
+        What was committed still leaves, what arrives or waits for ``receive`` is dropped. The peer
+        has ``Timeouts.handshake`` seconds for all of it. A stream that is closing or closed is only
+        waited for. Other tasks' calls end with ``trio.ClosedResourceError``. Nothing that the peer
+        does makes this raise.
+
+        :param code: as for :meth:`send_close`.
+        :param reason: as for :meth:`send_close`.
+        :raises ValueError: *code* or *reason* may not be sent; then nothing has changed.
+
+        Cancellation is terminal: the transport is closed at once, without a wait.
+        """
+        payload = pack_close(code, reason)
+        self._released = True
+        self._discard_messages()
+        if self._protocol.state is State.OPEN:
+            self._commit_close(payload, _sent_reason(code, reason))
+        self._settle()
+        self._wake_reader_if_room()
+        try:
+            await self._closed.wait()
+        except BaseException:
+            await self._close_at_once()
+            raise
+
+    @enable_ki_protection
+    async def wait_closed(self) -> None:
+        """Wait until the connection is closed and discard the messages that arrive meanwhile.
+
+        For a task that only sends: something must keep reading, or the peer's Close is not seen
+        once the inbox is full. It returns however the connection ends; ``close_reason`` says how.
+
+        Cancellation is total, but what was discarded is gone.
+        """
+        self._discarders += 1
+        self._discard_messages()
+        self._wake_reader_if_room()
+        try:
+            await self._closed.wait()
+        finally:
+            self._discarders -= 1
+            if not self._discarders and not self._released:
+                self._protocol.discarding = False
+
+    def _discard_messages(self) -> None:
+        self._inbox.clear()
+        self._protocol.discarding = True
+
+    def _commit_close(self, payload: bytes, reason: CloseReason) -> None:
+        self._protocol.send_close(reason)
+        self._outbox.commit_close(payload)
+        self._begin_closing()
+
+    def _begin_closing(self) -> None:
+        """No more sends; from now on one deadline counts, and nothing extends it."""
+        self._outgoing = None
+        self._settle()
+        self._write_committed()
+        self._begin_close_deadline()
+
+    def _begin_close_deadline(self) -> None:
+        if self._close_deadline == math.inf:
+            self._close_deadline = trio.current_time() + self._options.timeouts.handshake_seconds
+            self._set_timer()
+
+    def _fail(self, code: CloseCode, reason: str, cause: Exception) -> None:
+        """Give the connection up (RFC 6455 section 7.1.7)."""
+        self._cause = cause
+        self._protocol.fail(code, reason)
+        self._say_why_failed()
+
+    def _say_why_failed(self) -> None:
+        """The Close of a failed connection; what is committed and can not leave is dropped."""
+        self.flush_now()
+        sent = self._protocol.close_sent
+        assert sent is not None
+        self._outbox.drop_unsent()
+        self._outbox.commit_close(pack_close(sent.code, sent.reason))
+        self._begin_closing()
+
+    def _check_released(self) -> None:
+        if self._released:
+            raise trio.ClosedResourceError("this side has closed the stream")
+
+    def _closed_error(self, *, sending: bool) -> ConnectionClosed:
+        reason = self._protocol.close_reason
+        assert reason is not None
+        clean = not sending and reason.code in _CLEAN_CODES
+        error = (ConnectionClosedOK if clean else ConnectionClosedError)(
+            reason.code,
+            reason.reason,
+            received=self._protocol.close_received,
+            sent=self._protocol.close_sent,
+            stream=self,
+        )
+        error.__cause__ = self._cause
+        return error
+
+    def _settle(self) -> None:
+        """Wake the tasks whose calls can no longer succeed; call it after each change of state."""
+        state = self._protocol.state
+        if state is not State.OPEN or self._released:
+            self._refuse(self._data_senders, sending=True)
+            self._refuse(self._control_senders, sending=True)
+        if state not in RECEIVING or self._released:
+            self._serve_receivers()
+            self._refuse(self._receivers, sending=False)
+            self._refuse_pings()
+        if state is State.FAILED or self._concluded or self._released:
+            self._refuse(self._flushers, sending=True)
+
+    def _refuse(self, waiters: OrderedDict[trio.lowlevel.Task, WaiterT], *, sending: bool) -> None:
+        while waiters:
+            _, waiter = waiters.popitem(last=False)
+            waiter.wake(self._end_error(sending=sending))
+
+    def _refuse_pings(self) -> None:
+        while self._sent_pings:
+            _, sent = self._sent_pings.popitem(last=False)
+            if sent.sender is not None:
+                sent.sender.wake(self._end_error(sending=True))
+
+    def _end_error(self, *, sending: bool) -> Exception:
+        if self._released:
+            return trio.ClosedResourceError("this side has closed the stream")
+        return self._closed_error(sending=sending)
+
+    async def _checkpoint(self, size: int) -> None:
+        """A cancellation point; and a schedule point if the budget of the run is spent."""
+        if self._ticker.spend(size):
+            await trio.lowlevel.checkpoint_if_cancelled()
+        else:
+            await trio.lowlevel.checkpoint()
+
+    async def _park(
+        self, waiter: _Waiter, forget: Callable[[trio.lowlevel.Task, None], object]
+    ) -> None:
+        """Wait to be woken. Cancellation calls *forget*, and nothing has happened."""
+
+        def abort(_: RaiseCancelT) -> Abort:
+            forget(waiter.task, None)
+            return Abort.SUCCEEDED
+
+        await trio.lowlevel.wait_task_rescheduled(abort)
+        if waiter.error is not None:
+            raise waiter.error
+
+    # The reader
+
+    @enable_ki_protection
+    async def _read_in_background(self) -> None:
+        with self._reader_scope:
+            in_order = False
+            try:
+                await self._read_until_closed()
+                await self._linger()
+                in_order = True
+            except Exception as fault:
+                logger.exception("internal error in %r", self)
+                self._fail(CloseCode.INTERNAL_ERROR, "internal error", fault)
+            finally:
+                await self._close_transport(in_order)
+
+    async def _read_until_closed(self) -> None:
+        protocol = self._protocol
+        while protocol.state in RECEIVING:
+            if protocol.stalled:
+                await self._let_others_run()
+            if self._room() <= 0:
+                await self._pause()
+            elif protocol.stalled:
+                self._handle(protocol.decode(b"", self._room()))
+            elif (data := await self._receive_data()) is not None:
+                self._handle(protocol.decode(data, self._room()))
+
+    async def _receive_data(self) -> Buffer | None:
+        """Bytes from the transport; None if it has ended."""
+        try:
+            data = await self._transport.receive()
+        except Exception as error:
+            self._lose(error)
+            return None
+        if not data:
+            self._lose(self._write_error)
+            return None
+        self._received_at = trio.current_time()
+        self._wrote_at_once = False
+        self._bytes_received += len(data)
+        return data
+
+    async def _let_others_run(self) -> None:
+        """After a full step; and before a Close or a violation, so that what came before it can be
+        answered: a task that was handed a message is sure to have run when two ticks are over.
+        """
+        await trio.lowlevel.checkpoint()
+        if self._protocol.is_ending:
+            await trio.lowlevel.checkpoint()
+
+    def _room(self) -> int:
+        """How much may be decoded now, in the units of ``Protocol.decode``."""
+        if self._receivers or self._protocol.discarding or self._write_error is not None:
+            return _DECODE_STEP
+        room = self._options.max_inbox_size - self._inbox.size - self._protocol.partial_size
+        return min(room, _DECODE_STEP)
+
+    async def _pause(self) -> None:
+        """Wait for room in the inbox. Silence does not count meanwhile."""
+
+        def abort(_: RaiseCancelT) -> Abort:
+            self._parked_reader = None
+            return Abort.SUCCEEDED
+
+        self._parked_reader = trio.lowlevel.current_task()
+        await trio.lowlevel.wait_task_rescheduled(abort)
+        self._received_at = trio.current_time()
+        self._set_timer()
+
+    def _wake_reader_if_room(self) -> None:
+        """Whoever makes room in the inbox calls this. Half of it must be free, to wake seldom."""
+        reader = self._parked_reader
+        if reader is None:
+            return
+        room = self._room()
+        if room > 0 and room >= min(self._options.max_inbox_size // 2, _DECODE_STEP):
+            self._parked_reader = None
+            trio.lowlevel.reschedule(reader)
+
+    def _handle(self, events: list[Event]) -> None:
+        for event in events:
+            if isinstance(event, (str, bytes)):
+                self._inbox.put(event)
+                self._messages_received += 1
+            elif isinstance(event, Violation):
+                self._cause = event
+                self._say_why_failed()
+            elif not self._handle_control(event):
+                break
+        self._serve_receivers()
+
+    def _handle_control(self, event: Ping | Pong | Close) -> bool:
+        """False if the connection has failed over it."""
+        if isinstance(event, Ping):
+            opcode = Opcode.PING
+        elif isinstance(event, Pong):
+            opcode = Opcode.PONG
+        else:
+            opcode = Opcode.CLOSE
+        if not self._call_back(opcode, event.payload):
+            return False
+        if isinstance(event, Close):
+            self._answer_close(event.reason)
+        elif isinstance(event, Pong):
+            self._receive_pong(event.payload)
+        elif self._protocol.state is State.OPEN:
+            self._answer_ping(event.payload)
+        return True
+
+    def _call_back(self, opcode: Opcode, payload: bytes) -> bool:
+        callback = self._options.control_callback
+        if callback is None:
+            return True
+        try:
+            callback(opcode, payload)
+        except Exception as error:
+            logger.exception("control_callback of %r raised", self)
+            if self._protocol.state is not State.CLOSED:
+                self._fail(CloseCode.INTERNAL_ERROR, "internal error", error)
+            return False
+        return True
+
+    def _answer_ping(self, payload: bytes) -> None:
+        if self._writer_busy or self._outbox.control_size >= _CONTROL_ROOM:
+            self._outbox.commit_reply(payload)
+        else:
+            self._outbox.commit_control(Opcode.PONG, payload)
+        self._write_committed()
+
+    def _receive_pong(self, payload: bytes) -> None:
+        """Complete the ping that this pong answers, and those before it."""
+        pings = self._sent_pings
+        if not any(sent.payload == payload for sent in pings.values()):
+            return
+        now = trio.current_time()
+        answered = False
+        while not answered:
+            _, sent = pings.popitem(last=False)
+            answered = sent.payload == payload
+            self._latency = now - sent.at
+            if sent.sender is not None:
+                sent.sender.round_trip = self._latency
+                sent.sender.wake()
+
+    def _answer_close(self, reason: CloseReason) -> None:
+        """Answer with the code that came (RFC 6455 section 5.5.1), unless our Close came first."""
+        if self._protocol.state is State.CLOSE_RECEIVED:
+            code = reason.code
+            if code == CloseCode.NO_STATUS_RECEIVED:
+                code = CloseCode.NORMAL_CLOSURE
+            self._commit_close(pack_close(code), CloseReason(code, ""))
+        else:
+            self._settle()
+
+    def _serve_receivers(self) -> None:
+        """Hand over what has arrived, first come first served."""
+        receivers = self._receivers
+        while receivers:
+            receiver = next(iter(receivers.values()))
+            if receiver.whole:
+                part = (self._inbox.take(), True) if self._inbox else None
+            else:
+                part = self._take_part(receiver.max_bytes)
+            if part is None:
+                break
+            del receivers[receiver.task]
+            receiver.message, receiver.fin = part
+            receiver.wake()
+
+    # The writer
+
+    def _write_committed(self) -> None:
+        """Something was committed: write it now, or in the next tick together with more."""
+        if self._gathering or self._writer_busy:
+            return
+        if self._inbox or self._wrote_at_once:
+            self._gather()
+        else:
+            self._wrote_at_once = True
+            self._write()
+
+    def _gather(self) -> None:
+        if not self._gathering:
+            self._gathering = True
+            self._ticker.flush_soon(self)
+
+    def flush_now(self) -> None:
+        """For the ticker: write what is committed, as far as that does not block."""
+        self._gathering = False
+        self._wrote_at_once = False
+        self._write()
+
+    def _write(self) -> None:
+        if self._writer_busy or self._write_error is not None:
+            return
+        if not self._transport.can_write_nowait:
+            if not self._outbox.is_empty():
+                self._start_writer()
+            return
+        allowance = _WRITE_STEP
+        while buffers := self._outbox.buffers():
+            try:
+                count = self._transport.write_nowait(buffers)
+            except (OSError, trio.ClosedResourceError) as error:
+                self._stop_writing(error)
+                return
+            size = sum(map(len, buffers))
+            self._account_written(count)
+            if count < size:
+                self._start_writer()
+                break
+            allowance -= count
+            if allowance <= 0:
+                self._gather()
+                break
+
+    def _account_written(self, count: int) -> None:
+        """The transport has taken *count* bytes: who waited for that?"""
+        self._outbox.written(count)
+        self._bytes_sent += count
+        while self._flushers:
+            flusher = next(iter(self._flushers.values()))
+            if not self._outbox.is_written(flusher.mark):
+                break
+            del self._flushers[flusher.task]
+            flusher.wake()
+        self._admit_senders()
+        if self._drained is not None and self._outbox.is_empty():
+            self._drained.set()
+
+    def _stop_writing(self, error: Exception) -> None:
+        """A write failed. The reader decides what that means, and has not for ever to do so."""
+        self._write_error = error
+        if self._drained is not None:
+            self._drained.set()
+        self._begin_close_deadline()
+        self._wake_reader_if_room()
+
+    def _start_writer(self) -> None:
+        """Let the writer task go on: the kernel is full, or this stream can only wait."""
+        if self._concluded:
+            return
+        self._writer_busy = True
+        self._write_progress_at = trio.current_time()
+        self._set_timer()
+        if self._parked_writer is not None:
+            writer, self._parked_writer = self._parked_writer, None
+            trio.lowlevel.reschedule(writer)
+        else:
+            self._writer_scope = trio.CancelScope(shield=self._reader_scope.shield)
+            self._nursery.start_soon(self._write_in_background, name=f"{self!r} writer")
+
+    @enable_ki_protection
+    async def _write_in_background(self) -> None:
+        with self._writer_scope:
+            try:
+                await self._write_until_drained()
+                while not self._transport.can_write_nowait:
+                    await self._park_writer()
+                    await self._write_until_drained()
+            except Exception as error:
+                self._stop_writing(error)
+            finally:
+                self._writer_busy = False
+                if self._writer_ended is not None:
+                    self._writer_ended.set()
+
+    async def _write_until_drained(self) -> None:
+        while buffers := self._outbox.buffers():
+            count = await self._transport.write(buffers)
+            self._write_progress_at = trio.current_time()
+            self._account_written(count)
+        self._writer_busy = False
+
+    async def _park_writer(self) -> None:
+        def abort(_: RaiseCancelT) -> Abort:
+            self._parked_writer = None
+            return Abort.SUCCEEDED
+
+        self._parked_writer = trio.lowlevel.current_task()
+        await trio.lowlevel.wait_task_rescheduled(abort)
+
+    async def _wait_drained(self) -> None:
+        """Until all is written, or nothing more can be."""
+        if self._write_error is None and not self._outbox.is_empty():
+            self._drained = trio.Event()
+            await self._drained.wait()
+
+    # The end of the transport
+
+    def _lose(self, cause: Exception | None) -> None:
+        """The transport has ended before the Close frames were exchanged."""
+        self._cause = cause
+        self._protocol.end()
+        self._settle()
+
+    async def _linger(self) -> None:
+        """After the Close frames, or after failing: who ends TCP, and how.
+
+        The server half-closes and waits for EOF; the client waits for the server's (RFC 6455
+        section 7.1.1). Closing a socket with unread input would send a reset, which can destroy the
+        Close that is under way.
+        """
+        failed = self._protocol.state is State.FAILED
+        if self._protocol.state is State.LOST:
+            return
+        if not failed and self._protocol.role is Role.CLIENT:
+            await self._discard_until_eof()
+        elif self._transport.can_send_eof:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(self._send_eof_when_drained)
+                await self._discard_until_eof()
+                nursery.cancel_scope.cancel()
+        elif failed:
+            self._close_deadline = min(self._close_deadline, trio.current_time() + _LINGER)
+            self._set_timer()
+            await self._discard_until_eof()
+        else:
+            await self._wait_drained()
+
+    async def _send_eof_when_drained(self) -> None:
+        await self._wait_drained()
+        await self._transport.send_eof()
+
+    async def _discard_until_eof(self) -> None:
+        with suppress(Exception):
+            while data := await self._transport.receive():
+                self._bytes_received += len(data)
+
+    async def _close_transport(self, in_order: bool) -> None:
+        if not in_order:
+            self._say_goodbye()
+        self._conclude()
+        deadline = min(
+            self._close_deadline,
+            trio.current_time() + self._options.timeouts.handshake_seconds,
+        )
+        try:
+            if in_order:
+                with trio.CancelScope(deadline=deadline):
+                    await self._end_writer()
+                    await self._transport.aclose()
+        finally:
+            await self._abort_transport()
+            self._closed.set()
+
+    async def _end_writer(self) -> None:
+        """A TLS stream can not be closed in order while another task writes to it."""
+        if self._writer_busy:
+            self._writer_ended = trio.Event()
+            self._writer_scope.cancel()
+            await self._writer_ended.wait()
+
+    async def _abort_transport(self) -> None:
+        if not self._transport.abort():
+            with trio.CancelScope(shield=True), suppress(Exception):
+                await trio.aclose_forcefully(self._stream)
+
+    async def _close_at_once(self) -> None:
+        """Terminal cancellation, in this very step as far as the transport can."""
+        if not self._closed.is_set():
+            self._say_goodbye()
+            self._conclude()
+            self._reader_scope.cancel()
+            await self._abort_transport()
+
+    def _say_goodbye(self) -> None:
+        """Write what is committed and a Close, if that costs no wait."""
+        if self._protocol.state is State.OPEN:
+            reason = CloseReason(CloseCode.GOING_AWAY, "")
+            self._protocol.send_close(reason)
+            self._outbox.commit_close(pack_close(*reason))
+        if self._transport.can_write_nowait and self._write_error is None:
+            with suppress(OSError, trio.ClosedResourceError):
+                self._transport.write_nowait(self._outbox.buffers())
+
+    def _conclude(self) -> None:
+        """Nothing more arrives and nothing more leaves: tell everybody who waits."""
+        if self._concluded:
+            return
+        self._concluded = True
+        if self._protocol.state in (State.OPEN, State.CLOSE_SENT, State.CLOSE_RECEIVED):
+            self._released = True
+        self._protocol.end()
+        self._timer.close()
+        self._writer_scope.cancel()
+        self._settle()
+
+    # Time
+
+    def _set_timer(self) -> None:
+        """Ask the ticker for the earliest time at which there may be something to do."""
+        self._timer.set(min(self._close_deadline, self._idle_deadline(), self._write_deadline()))
+
+    def _idle_deadline(self) -> float:
+        """When silence calls for a ping, or is the end."""
+        if self._parked_reader is not None or self._close_deadline != math.inf:
+            return math.inf
+        timeouts = self._options.timeouts
+        if timeouts.keep_alive_pings and self._keep_alive_at < self._received_at:
+            return self._received_at + timeouts.idle_seconds / 2
+        return self._received_at + timeouts.idle_seconds
+
+    def _write_deadline(self) -> float:
+        """When a kernel that takes nothing is the end."""
+        if not self._writer_busy:
+            return math.inf
+        return self._write_progress_at + self._options.timeouts.idle_seconds
+
+    def deadline_passed(self) -> None:
+        """For the ticker: see what has become of the time that :meth:`_set_timer` asked for."""
+        now = trio.current_time()
+        if self._close_deadline <= now:
+            self._expire("the closing handshake took too long")
+        elif self._write_deadline() <= now:
+            self._expire("the peer has taken nothing of what was to be written for the idle time")
+        elif self._idle_deadline() <= now:
+            timeouts = self._options.timeouts
+            if timeouts.keep_alive_pings and self._keep_alive_at < self._received_at:
+                self._keep_alive(now)
+                self._set_timer()
+            else:
+                self._expire("the peer has been silent for the idle time")
+        else:
+            self._set_timer()
+
+    def _keep_alive(self, now: float) -> None:
+        self._keep_alive_at = now
+        payload = random.randbytes(8)
+        self._sent_pings.pop(None, None)
+        self._sent_pings[None] = _SentPing(payload, now, None)
+        self._outbox.commit_control(Opcode.PING, payload)
+        self._write_committed()
+
+    def _expire(self, what: str) -> None:
+        """Too slow: tear the transport down. Once both Closes are exchanged that is no fault."""
+        if self._protocol.state in RECEIVING:
+            error = trio.TooSlowError(what)
+            error.__cause__ = self._write_error
+            self._lose(error)
+        self._reader_scope.cancel()
+
+
+def encode_message(message: Data, text: bool | None) -> tuple[Opcode, bytes]:
+    """Opcode and payload of *message*: see :meth:`WebSocketStream.send` for what is refused."""
+    opcode = _message_opcode(message, text)
+    payload = _to_bytes(message)
+    if opcode is Opcode.TEXT and not isinstance(message, str):
+        validate_utf8(b"", payload, True)
+    return opcode, payload
+
+
+def _message_opcode(data: Data, text: bool | None) -> Opcode:
+    if text is None:
+        text = isinstance(data, str)
+    return Opcode.TEXT if text else Opcode.BINARY
+
+
+def _to_bytes(data: Data) -> bytes:
+    """The payload to commit: what nobody can change any more."""
+    if isinstance(data, str):
+        return data.encode()
+    if type(data) is bytes:
+        return data
+    if isinstance(data, (bytes, bytearray, memoryview)):
+        return bytes(data)
+    raise TypeError(f"a message is str or bytes-like, not {type(data).__name__}")
+
+
+def _control_payload(payload: bytes) -> bytes:
+    data = bytes(payload)
+    if len(data) > MAX_CONTROL_PAYLOAD:
+        raise ValueError(
+            f"a payload of {len(data)} bytes: at most {MAX_CONTROL_PAYLOAD} fit into a ping or pong"
+        )
+    return data
+
+
+def _sent_reason(code: int | None, reason: str) -> CloseReason:
+    return NO_REASON if code is None else CloseReason(code, reason)
+
+
+def _shorten_text(text: str, max_bytes: int) -> str:
+    """As much of *text* as has *max_bytes* in UTF-8, but at least one code point."""
+    encoded = text.encode()
+    if len(encoded) <= max_bytes:
+        return text
+    return encoded[:max_bytes].decode(errors="ignore") or text[0]

@@ -1,0 +1,189 @@
+"""One task per Trio run that does for all streams what none should need a task for.
+
+It writes what was gathered in one scheduler tick at the next one, and keeps the deadlines. It also
+holds the budget: how much the streams of a run may do, all together, before somebody yields.
+
+Theory of operation
+-------------------
+
+The first stream of a run starts the task, a system task found through a ``RunVar``. It is parked
+while there is nothing to do. :meth:`Ticker.flush_soon` wakes it; Trio runs it in the next tick,
+when every task that was runnable has had its turn, and one ``writev`` per stream takes all that
+they have committed. A cancel scope around the parking carries the earliest deadline.
+
+Deadlines are lazy. A stream asks for the earliest time at which it may have something to do; when
+that time comes it looks at what has happened since and asks again. So traffic costs no timer.
+"""
+
+from __future__ import annotations
+
+import heapq
+import itertools
+import math
+from typing import Final, Protocol
+
+import trio
+from trio.lowlevel import Abort, RaiseCancelT
+
+DEFAULT_BUDGET: Final = 256 * 1024
+"""What the streams of a run may spend before one yields: about 0.2 ms of small messages."""
+
+FRAME_PRICE: Final = 2 * 1024
+"""What a message costs of the budget beside its bytes."""
+
+
+class Ticked(Protocol):
+    """What the ticker knows of a stream."""
+
+    def flush_now(self) -> None:
+        """Write what is committed, as far as that does not block. Must not raise."""
+
+    def deadline_passed(self) -> None:
+        """The time asked for has come. Must not raise."""
+
+
+class Timer:
+    """One stream's place among the deadlines."""
+
+    __slots__ = ("_owner", "_ticker", "at")
+
+    def __init__(self, ticker: Ticker, owner: Ticked) -> None:
+        self._ticker = ticker
+        self._owner: Ticked | None = owner
+        self.at = math.inf
+
+    def set(self, at: float) -> None:
+        """Call the owner's ``deadline_passed`` at *at*, or before if it asked for an earlier time.
+
+        Cheap if nothing changes; infinity asks for nothing.
+        """
+        if at < self.at and self._owner is not None:
+            before, self.at = self.at, at
+            self._ticker.add_deadline(at, self)
+            self._ticker.forget_deadline(before)
+
+    def fire(self, at: float) -> bool:
+        """For the ticker: *at* has come. False if another time counts by now, or none."""
+        if self._owner is None or at != self.at:
+            return False
+        self.at = math.inf
+        self._owner.deadline_passed()
+        return True
+
+    def close(self) -> None:
+        """Never again."""
+        self._owner = None
+        before, self.at = self.at, math.inf
+        self._ticker.forget_deadline(before)
+
+
+class Ticker:
+    """See the head of this file. One per Trio run, made by :func:`current_ticker`."""
+
+    def __init__(self) -> None:
+        self.budget = DEFAULT_BUDGET
+        """What may be spent between two yields; tests set it to 1 to make every call yield."""
+        self._left = DEFAULT_BUDGET
+        self._dirty: list[Ticked] = []
+        self._task: trio.lowlevel.Task | None = None
+        self._parked = False
+        self._deadlines: list[tuple[float, int, Timer]] = []
+        self._forgotten = 0
+        self._order = itertools.count()
+        self._scope = trio.CancelScope()
+
+    # The budget
+
+    def spend(self, size: int) -> bool:
+        """Take a message of *size* bytes out of the budget; False if the caller must yield now.
+
+        The budget starts anew with that yield.
+        """
+        self._left -= FRAME_PRICE + size
+        if self._left > 0:
+            return True
+        self._left = self.budget
+        return False
+
+    # Writing
+
+    def flush_soon(self, stream: Ticked) -> None:
+        """Have *stream* flushed in the next tick. Once per stream and tick."""
+        self._dirty.append(stream)
+        if self._parked:
+            self._parked = False
+            assert self._task is not None
+            trio.lowlevel.reschedule(self._task)
+
+    def _flush_all(self) -> None:
+        dirty, self._dirty = self._dirty, []
+        for stream in dirty:
+            stream.flush_now()
+
+    # Deadlines
+
+    def add_deadline(self, at: float, timer: Timer) -> None:
+        """For :class:`Timer`."""
+        heapq.heappush(self._deadlines, (at, next(self._order), timer))
+        if at < self._scope.deadline:
+            self._scope.deadline = at
+
+    def forget_deadline(self, at: float) -> None:
+        """For :class:`Timer`: an entry for *at* counts no more. They are swept out by halves."""
+        if at == math.inf:
+            return
+        self._forgotten += 1
+        if self._forgotten * 2 > len(self._deadlines):
+            self._deadlines = [entry for entry in self._deadlines if entry[2].at == entry[0]]
+            heapq.heapify(self._deadlines)
+            self._forgotten = 0
+
+    @property
+    def pending_deadlines(self) -> int:
+        """Entries in the heap, those that count no more included: for tests of leaks."""
+        return len(self._deadlines)
+
+    def _fire_deadlines(self) -> None:
+        now = trio.current_time()
+        while self._deadlines and self._deadlines[0][0] <= now:
+            at, _, timer = heapq.heappop(self._deadlines)
+            if not timer.fire(at):
+                self._forgotten -= 1
+
+    # The task
+
+    async def run(self) -> None:
+        """The system task."""
+        self._task = trio.lowlevel.current_task()
+        while True:
+            next_deadline = self._deadlines[0][0] if self._deadlines else math.inf
+            with trio.CancelScope(deadline=next_deadline) as self._scope:
+                while True:
+                    if self._dirty:
+                        await trio.lowlevel.checkpoint()
+                    else:
+                        await self._park()
+                    self._flush_all()
+            self._fire_deadlines()
+
+    async def _park(self) -> None:
+        def abort(_: RaiseCancelT) -> Abort:
+            self._parked = False
+            return Abort.SUCCEEDED
+
+        self._parked = True
+        await trio.lowlevel.wait_task_rescheduled(abort)
+
+
+_current: trio.lowlevel.RunVar[Ticker] = trio.lowlevel.RunVar("trio_ws ticker")
+
+
+def current_ticker() -> Ticker:
+    """This run's ticker; the first call starts its task."""
+    try:
+        return _current.get()
+    except LookupError:
+        ticker = Ticker()
+        _current.set(ticker)
+        trio.lowlevel.spawn_system_task(ticker.run, name="trio_ws ticker")
+        return ticker

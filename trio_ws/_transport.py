@@ -1,0 +1,195 @@
+"""What a WebSocket stream needs of the stream below it: two classes, one interface.
+
+:class:`SocketTransport` is a POSIX ``trio.SocketStream`` and makes the system calls itself: it can
+write without waiting, and reads into a buffer that all streams of a thread share.
+:class:`StreamTransport` is any other ``trio.abc.Stream``.
+
+No file descriptor is ever stored. Each system call asks the socket for it in its own synchronous
+step, because a number that was closed may belong to another connection a moment later.
+"""
+
+from __future__ import annotations
+
+import abc
+import os
+import socket
+import threading
+from collections.abc import Sequence
+from contextlib import suppress
+from typing import Final
+
+import trio
+
+from ._frames import Buffer
+
+RECEIVE_SIZE: Final = 256 * 1024
+"""Bytes that one system call reads at most."""
+
+_SEND_SIZE = 64 * 1024
+_MAX_BUFFERS = 1024
+"""What POSIX lets one ``writev`` take (IOV_MAX on Linux)."""
+
+
+class _Scratch(threading.local):
+    """One receive buffer for all streams of a thread: what is read is decoded in the same step."""
+
+    def __init__(self) -> None:
+        self.view = memoryview(bytearray(RECEIVE_SIZE))
+
+
+_scratch = _Scratch()
+
+
+class Transport(abc.ABC):
+    """The interface of both.
+
+    :ivar can_write_nowait: whether :meth:`write_nowait` may be called.
+    :ivar can_send_eof: whether :meth:`send_eof` may be called.
+    """
+
+    __slots__ = ()
+
+    can_write_nowait: bool
+    can_send_eof: bool
+
+    @abc.abstractmethod
+    async def receive(self) -> Buffer:
+        """Bytes from the peer, empty at EOF. They are valid until the caller awaits again.
+
+        Raises what the stream raises. Cancelling it loses nothing.
+        """
+
+    @abc.abstractmethod
+    def write_nowait(self, buffers: Sequence[Buffer]) -> int:
+        """How many bytes the kernel took at once: from 0 to all of them."""
+
+    @abc.abstractmethod
+    async def write(self, buffers: Sequence[Buffer]) -> int:
+        """Wait until at least one byte can be written; how many were.
+
+        Cancelling it may tear what was being written.
+        """
+
+    @abc.abstractmethod
+    async def send_eof(self) -> None:
+        """Half-close: the peer reads EOF, and can still send."""
+
+    @abc.abstractmethod
+    async def aclose(self) -> None:
+        """Close in order, as far as the stream can. Raises nothing but Cancelled."""
+
+    @abc.abstractmethod
+    def abort(self) -> bool:
+        """Close now, in this very step, if that is possible; whether it was."""
+
+
+class SocketTransport(Transport):
+    """A POSIX socket, read and written by system calls that do not block."""
+
+    __slots__ = ("_stream",)
+
+    can_write_nowait = True
+    can_send_eof = True
+
+    def __init__(self, stream: trio.SocketStream) -> None:
+        self._stream = stream
+
+    async def receive(self) -> Buffer:
+        sock = self._stream.socket
+        view = _scratch.view
+        while True:
+            # Asking first costs no more than a read that fails, and most first reads would.
+            await trio.lowlevel.wait_readable(sock)
+            try:
+                count = os.readv(_fileno(sock), [view])
+            except BlockingIOError:
+                continue
+            return view[:count]
+
+    def write_nowait(self, buffers: Sequence[Buffer]) -> int:
+        try:
+            return os.writev(_fileno(self._stream.socket), buffers[:_MAX_BUFFERS])
+        except BlockingIOError:
+            return 0
+
+    async def write(self, buffers: Sequence[Buffer]) -> int:
+        while True:
+            await trio.lowlevel.wait_writable(self._stream.socket)
+            count = self.write_nowait(buffers)
+            if count:
+                return count
+
+    async def send_eof(self) -> None:
+        with suppress(OSError):
+            self._stream.socket.shutdown(socket.SHUT_WR)
+
+    async def aclose(self) -> None:
+        self._stream.socket.close()
+
+    def abort(self) -> bool:
+        self._stream.socket.close()
+        return True
+
+
+def _fileno(sock: trio.socket.SocketType) -> int:
+    descriptor = sock.fileno()
+    if descriptor < 0:
+        raise trio.ClosedResourceError("another task closed this socket")
+    return descriptor
+
+
+class StreamTransport(Transport):
+    """Any Trio stream: TLS, memory, pipes, a user's own."""
+
+    __slots__ = ("_half_closeable", "_stream", "can_send_eof")
+
+    can_write_nowait = False
+
+    def __init__(self, stream: trio.abc.Stream) -> None:
+        self._stream = stream
+        # TLS can not half-close, but the stream below it can, and that is what keeps TCP from
+        # answering late input with a reset.
+        below = stream.transport_stream if isinstance(stream, trio.SSLStream) else stream
+        self._half_closeable = below if isinstance(below, trio.abc.HalfCloseableStream) else None
+        self.can_send_eof = self._half_closeable is not None
+
+    async def receive(self) -> Buffer:
+        return await self._stream.receive_some(RECEIVE_SIZE)
+
+    def write_nowait(self, buffers: Sequence[Buffer]) -> int:
+        raise NotImplementedError("only a socket can be written without waiting")
+
+    async def write(self, buffers: Sequence[Buffer]) -> int:
+        data = _join(buffers, _SEND_SIZE)
+        await self._stream.send_all(data)
+        return len(data)
+
+    async def send_eof(self) -> None:
+        assert self._half_closeable is not None
+        with suppress(trio.BrokenResourceError, trio.ClosedResourceError, OSError):
+            await self._half_closeable.send_eof()
+
+    async def aclose(self) -> None:
+        with suppress(Exception):
+            await self._stream.aclose()
+
+    def abort(self) -> bool:
+        return False
+
+
+def _join(buffers: Sequence[Buffer], limit: int) -> bytes:
+    """The first *limit* bytes of *buffers*."""
+    joined = bytearray()
+    for buffer in buffers:
+        with memoryview(buffer) as view:
+            joined += view[: limit - len(joined)]
+        if len(joined) == limit:
+            break
+    return bytes(joined)
+
+
+def make_transport(stream: trio.abc.Stream) -> Transport:
+    """The transport for *stream*: the fast one for what is exactly a ``trio.SocketStream``."""
+    if type(stream) is trio.SocketStream and os.name == "posix":
+        return SocketTransport(stream)
+    return StreamTransport(stream)
