@@ -12,13 +12,7 @@ await. Before that step it can be cancelled without a trace; after it there is n
 If there is no room it waits its turn, and whoever makes room commits for it in the same step that
 wakes it. A ``receive`` is the mirror image: its message is handed over in the same step.
 
-On a socket a commit writes at once. Commits that come while messages wait for the application, or
-after another one in the same tick, are gathered, and the ticker writes them in the next tick. When
-the kernel is full a writer task takes over until it has caught up. On any other stream the writer
-task does all the writing.
-
-A failed write stops the writing and nothing else. The reader decides how the connection ended, so
-that a Close frame that is still to be read is seen.
+What was committed is the business of :class:`trio_ws._writer.Writer` from then on.
 
 Who owns what: the reader alone calls ``Protocol.decode`` and closes the transport, but for terminal
 cancellation, which must close it at once. ``_conclude`` is the one place where waiting tasks learn
@@ -30,14 +24,13 @@ from __future__ import annotations
 import logging
 import math
 import random
-from collections import OrderedDict, deque
-from collections.abc import Callable
+from collections import OrderedDict
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Final, Literal, NamedTuple, TypeAlias, TypeVar, Unpack, overload
 
 import trio
-from trio.lowlevel import Abort, RaiseCancelT, enable_ki_protection
+from trio.lowlevel import enable_ki_protection
 
 from ._errors import ConnectionClosed, ConnectionClosedError, ConnectionClosedOK
 from ._frames import (
@@ -51,10 +44,10 @@ from ._frames import (
     validate_utf8,
 )
 from ._handshake import Request, Response
+from ._inbox import Inbox
 from ._options import StreamKeywords, StreamOptions
-from ._outbox import Mark, Outbox
+from ._outbox import Outbox
 from ._protocol import (
-    FRAME_COST,
     RECEIVING,
     Close,
     Event,
@@ -67,6 +60,8 @@ from ._protocol import (
 )
 from ._ticker import Timer, current_ticker
 from ._transport import make_transport
+from ._waiting import Sleeper, Waiter
+from ._writer import Writer
 
 Message: TypeAlias = str | bytes
 Data: TypeAlias = str | bytes | bytearray | memoryview
@@ -75,9 +70,6 @@ logger = logging.getLogger("trio_ws")
 
 _DECODE_STEP: Final = 64 * 1024
 """What the reader decodes before others have their turn, in the units of ``Protocol.decode``."""
-
-_WRITE_STEP: Final = 256 * 1024
-"""Bytes written in one step; a kernel that takes more gets them in the next tick."""
 
 _CONTROL_ROOM: Final = 16 * 1024
 """Bytes of the user's pings and pongs that wait for a frame boundary before more have to wait."""
@@ -112,24 +104,7 @@ class StreamStatistics:
     """Tasks that wait for a message."""
 
 
-class _Waiter:
-    """A parked task, and what it was woken with."""
-
-    __slots__ = ("error", "task")
-
-    def __init__(self) -> None:
-        self.task = trio.lowlevel.current_task()
-        self.error: Exception | None = None
-
-    def wake(self, error: Exception | None = None) -> None:
-        self.error = error
-        trio.lowlevel.reschedule(self.task)
-
-
-WaiterT = TypeVar("WaiterT", bound=_Waiter)
-
-
-class _Receiver(_Waiter):
+class _Receiver(Waiter):
     """A task in ``receive`` or ``receive_some``."""
 
     __slots__ = ("fin", "max_bytes", "message", "whole")
@@ -142,7 +117,7 @@ class _Receiver(_Waiter):
         self.fin = True
 
 
-class _DataSender(_Waiter):
+class _DataSender(Waiter):
     """A task that waits to commit a message, or a part of one."""
 
     __slots__ = ("fin", "opcode", "payload", "utf8_pending")
@@ -155,7 +130,7 @@ class _DataSender(_Waiter):
         self.utf8_pending = utf8_pending
 
 
-class _ControlSender(_Waiter):
+class _ControlSender(Waiter):
     """A task that waits to commit a ping or a pong, and, with a ping, for its pong."""
 
     __slots__ = ("opcode", "payload", "round_trip")
@@ -165,16 +140,6 @@ class _ControlSender(_Waiter):
         self.opcode = opcode
         self.payload = payload
         self.round_trip = math.nan
-
-
-class _Flusher(_Waiter):
-    """A task in ``flush``."""
-
-    __slots__ = ("mark",)
-
-    def __init__(self, mark: Mark) -> None:
-        super().__init__()
-        self.mark = mark
 
 
 @dataclass(slots=True)
@@ -194,48 +159,7 @@ class _SentPing(NamedTuple):
     sender: _ControlSender | None
 
 
-class _Inbox:
-    """Whole messages that nobody has taken; of the first a part may have been."""
-
-    __slots__ = ("_messages", "_offset", "size")
-
-    def __init__(self) -> None:
-        self._messages: deque[Message] = deque()
-        self._offset = 0
-        self.size = 0
-
-    def __bool__(self) -> bool:
-        return bool(self._messages)
-
-    def put(self, message: Message) -> None:
-        self._messages.append(message)
-        self.size += FRAME_COST + len(message)
-
-    def take(self) -> Message:
-        message = self._messages.popleft()
-        self.size -= FRAME_COST + len(message)
-        if self._offset:
-            message = message[self._offset :]
-            self._offset = 0
-        return message
-
-    def take_part(self, max_bytes: int | None) -> tuple[Message, bool]:
-        message = self._messages[0]
-        offset = self._offset
-        if max_bytes is None:
-            return self.take(), True
-        part = message[offset : offset + max_bytes]
-        if isinstance(part, str):
-            part = _shorten_text(part, max_bytes)
-        if offset + len(part) == len(message):
-            self.take()
-            return part, True
-        self._offset = offset + len(part)
-        return part, False
-
-    def clear(self) -> None:
-        self._messages.clear()
-        self._offset = self.size = 0
+WaiterT = TypeVar("WaiterT", bound=Waiter)
 
 
 class WebSocketStream(trio.abc.Channel[str | bytes]):
@@ -279,27 +203,17 @@ class WebSocketStream(trio.abc.Channel[str | bytes]):
         self._protocol = Protocol(role, options.max_message_size)
         self._protocol.decode(buffered, 0)
         self._outbox = Outbox(masked=role is Role.CLIENT, max_frame_size=options.max_frame_size)
-        self._inbox = _Inbox()
+        self._inbox = Inbox()
         # Waiting tasks
         self._receivers: OrderedDict[trio.lowlevel.Task, _Receiver] = OrderedDict()
         self._data_senders: OrderedDict[trio.lowlevel.Task, _DataSender] = OrderedDict()
         self._control_senders: OrderedDict[trio.lowlevel.Task, _ControlSender] = OrderedDict()
-        self._flushers: OrderedDict[trio.lowlevel.Task, _Flusher] = OrderedDict()
         self._sent_pings: OrderedDict[trio.lowlevel.Task | None, _SentPing] = OrderedDict()
         self._discarders = 0
         # Sending
         self._outgoing: _OutgoingMessage | None = None
-        self._gathering = False
-        self._wrote_at_once = False
-        self._write_error: Exception | None = None
-        self._write_progress_at = math.inf
-        self._writer_busy = False
-        self._parked_writer: trio.lowlevel.Task | None = None
-        self._writer_scope = trio.CancelScope()
-        self._writer_ended: trio.Event | None = None
-        self._drained: trio.Event | None = None
         # Receiving
-        self._parked_reader: trio.lowlevel.Task | None = None
+        self._paused_reader = Sleeper()
         self._reader_scope = trio.CancelScope()
         # The end
         self._released = False
@@ -315,12 +229,13 @@ class WebSocketStream(trio.abc.Channel[str | bytes]):
         self._latency: float | None = None
         self._messages_sent = 0
         self._messages_received = 0
-        self._bytes_sent = 0
         self._bytes_received = len(buffered)
 
     def _start(self, nursery: trio.Nursery, *, shield: bool) -> None:
         """Begin to read, in *nursery*; *shield* if an owner ends the stream: see :meth:`_end`."""
-        self._nursery = nursery
+        self._writer = Writer(
+            self, self._transport, self._outbox, self._ticker, nursery, shield=shield
+        )
         self._reader_scope.shield = shield
         nursery.start_soon(self._read_in_background, name=f"{self!r} reader")
         self._set_timer()
@@ -407,7 +322,7 @@ class WebSocketStream(trio.abc.Channel[str | bytes]):
         return StreamStatistics(
             messages_sent=self._messages_sent,
             messages_received=self._messages_received,
-            bytes_sent=self._bytes_sent,
+            bytes_sent=self._writer.bytes_sent,
             bytes_received=self._bytes_received,
             inbox_size=self._inbox.size + self._protocol.partial_size,
             outbox_size=self._outbox.size,
@@ -495,7 +410,7 @@ class WebSocketStream(trio.abc.Channel[str | bytes]):
         self._check_receiving()
         self._receivers[receiver.task] = receiver
         self._wake_reader_if_room()
-        await self._park(receiver, self._receivers.pop)
+        await receiver.park(self._receivers.pop)
         return receiver
 
     def _take_part(self, max_bytes: int | None) -> tuple[Message, bool] | None:
@@ -542,7 +457,7 @@ class WebSocketStream(trio.abc.Channel[str | bytes]):
                 )
             sender = _DataSender(opcode, payload, True, b"")
             self._data_senders[sender.task] = sender
-            await self._park(sender, self._data_senders.pop)
+            await sender.park(self._data_senders.pop)
 
     @enable_ki_protection
     def send_nowait(self, message: Data, *, text: bool | None = None) -> None:
@@ -589,7 +504,7 @@ class WebSocketStream(trio.abc.Channel[str | bytes]):
         self._data_senders[task] = sender
         if self._outgoing and self._outgoing.task is task:
             self._data_senders.move_to_end(task, last=False)
-        await self._park(sender, self._data_senders.pop)
+        await sender.park(self._data_senders.pop)
 
     @enable_ki_protection
     async def flush(self) -> None:
@@ -604,12 +519,7 @@ class WebSocketStream(trio.abc.Channel[str | bytes]):
         self._check_released()
         if self._concluded:
             raise self._end_error(sending=True)
-        mark = self._outbox.mark()
-        self.flush_now()
-        if not self._outbox.is_written(mark):
-            flusher = _Flusher(mark)
-            self._flushers[flusher.task] = flusher
-            await self._park(flusher, self._flushers.pop)
+        await self._writer.flush()
 
     def _encode_part(self, data: Data, fin: bool, text: bool | None) -> tuple[Opcode, bytes, bytes]:
         """Opcode, payload, and the start of a code point that the message will end with."""
@@ -633,7 +543,7 @@ class WebSocketStream(trio.abc.Channel[str | bytes]):
             and not self._data_senders
             and self._outbox.size < self._options.max_outbox_size
             and self._protocol.state is State.OPEN
-            and self._write_error is None
+            and self._writer.error is None
             and not self._released
         )
 
@@ -642,7 +552,7 @@ class WebSocketStream(trio.abc.Channel[str | bytes]):
         return (
             (self._outgoing is None or self._outgoing.task is task)
             and self._outbox.size < self._options.max_outbox_size
-            and self._write_error is None
+            and self._writer.error is None
         )
 
     def _commit_message(self, opcode: Opcode, payload: bytes) -> None:
@@ -703,7 +613,7 @@ class WebSocketStream(trio.abc.Channel[str | bytes]):
         else:
             self._outbox.commit_data(opcode, payload, True)
         self._messages_sent += 1
-        self._gather()
+        self._writer.committed(gather=True)
         return True
 
     # Pings and pongs
@@ -724,7 +634,7 @@ class WebSocketStream(trio.abc.Channel[str | bytes]):
         data = random.randbytes(8) if payload is None else _control_payload(payload)
         await self._checkpoint(len(data))
         sender = self._send_control(Opcode.PING, data)
-        await self._park(sender, self._forget_ping)
+        await sender.park(self._forget_ping)
         return sender.round_trip
 
     @enable_ki_protection
@@ -741,7 +651,7 @@ class WebSocketStream(trio.abc.Channel[str | bytes]):
         await self._checkpoint(len(data))
         sender = self._send_control(Opcode.PONG, data)
         if sender.task in self._control_senders:
-            await self._park(sender, self._control_senders.pop)
+            await sender.park(self._control_senders.pop)
 
     def _forget_ping(self, task: trio.lowlevel.Task, default: None) -> None:
         self._control_senders.pop(task, default)
@@ -864,7 +774,7 @@ class WebSocketStream(trio.abc.Channel[str | bytes]):
 
     def _say_why_failed(self) -> None:
         """The Close of a failed connection; what is committed and can not leave is dropped."""
-        self.flush_now()
+        self._writer.flush_now()
         sent = self._protocol.close_sent
         assert sent is not None
         self._outbox.drop_unsent()
@@ -900,18 +810,18 @@ class WebSocketStream(trio.abc.Channel[str | bytes]):
             self._refuse(self._receivers, sending=False)
             self._refuse_pings()
         if state is State.FAILED or self._concluded or self._released:
-            self._refuse(self._flushers, sending=True)
+            self._writer.refuse_flushers(lambda: self._end_error(sending=True))
 
     def _refuse(self, waiters: OrderedDict[trio.lowlevel.Task, WaiterT], *, sending: bool) -> None:
         while waiters:
             _, waiter = waiters.popitem(last=False)
-            waiter.wake(self._end_error(sending=sending))
+            waiter.refuse(self._end_error(sending=sending))
 
     def _refuse_pings(self) -> None:
         while self._sent_pings:
             _, sent = self._sent_pings.popitem(last=False)
             if sent.sender is not None:
-                sent.sender.wake(self._end_error(sending=True))
+                sent.sender.refuse(self._end_error(sending=True))
 
     def _end_error(self, *, sending: bool) -> Exception:
         if self._released:
@@ -924,19 +834,6 @@ class WebSocketStream(trio.abc.Channel[str | bytes]):
             await trio.lowlevel.checkpoint_if_cancelled()
         else:
             await trio.lowlevel.checkpoint()
-
-    async def _park(
-        self, waiter: _Waiter, forget: Callable[[trio.lowlevel.Task, None], object]
-    ) -> None:
-        """Wait to be woken. Cancellation calls *forget*, and nothing has happened."""
-
-        def abort(_: RaiseCancelT) -> Abort:
-            forget(waiter.task, None)
-            return Abort.SUCCEEDED
-
-        await trio.lowlevel.wait_task_rescheduled(abort)
-        if waiter.error is not None:
-            raise waiter.error
 
     # The reader
 
@@ -974,10 +871,10 @@ class WebSocketStream(trio.abc.Channel[str | bytes]):
             self._lose(error)
             return None
         if not data:
-            self._lose(self._write_error)
+            self._lose(self._writer.error)
             return None
         self._received_at = trio.current_time()
-        self._wrote_at_once = False
+        self._writer.begin_turn()
         self._bytes_received += len(data)
         return data
 
@@ -991,7 +888,7 @@ class WebSocketStream(trio.abc.Channel[str | bytes]):
 
     def _room(self) -> int:
         """How much may be decoded now, in the units of ``Protocol.decode``."""
-        if self._receivers or self._protocol.discarding or self._write_error is not None:
+        if self._receivers or self._protocol.discarding or self._writer.error is not None:
             return _DECODE_STEP
         room = self._options.max_inbox_size - self._inbox.size - self._protocol.partial_size
         return min(room, _DECODE_STEP)
@@ -999,24 +896,17 @@ class WebSocketStream(trio.abc.Channel[str | bytes]):
     async def _pause(self) -> None:
         """Wait for room in the inbox. Silence does not count meanwhile."""
 
-        def abort(_: RaiseCancelT) -> Abort:
-            self._parked_reader = None
-            return Abort.SUCCEEDED
-
-        self._parked_reader = trio.lowlevel.current_task()
-        await trio.lowlevel.wait_task_rescheduled(abort)
+        await self._paused_reader.sleep()
         self._received_at = trio.current_time()
         self._set_timer()
 
     def _wake_reader_if_room(self) -> None:
         """Whoever makes room in the inbox calls this. Half of it must be free, to wake seldom."""
-        reader = self._parked_reader
-        if reader is None:
+        if not self._paused_reader:
             return
         room = self._room()
         if room > 0 and room >= min(self._options.max_inbox_size // 2, _DECODE_STEP):
-            self._parked_reader = None
-            trio.lowlevel.reschedule(reader)
+            self._paused_reader.wake()
 
     def _handle(self, events: list[Event]) -> None:
         for event in events:
@@ -1062,7 +952,7 @@ class WebSocketStream(trio.abc.Channel[str | bytes]):
         return True
 
     def _answer_ping(self, payload: bytes) -> None:
-        if self._writer_busy or self._outbox.control_size >= _CONTROL_ROOM:
+        if self._writer.is_busy or self._outbox.control_size >= _CONTROL_ROOM:
             self._outbox.commit_reply(payload)
         else:
             self._outbox.commit_control(Opcode.PONG, payload)
@@ -1108,124 +998,23 @@ class WebSocketStream(trio.abc.Channel[str | bytes]):
             receiver.message, receiver.fin = part
             receiver.wake()
 
-    # The writer
+    # For the writer
 
     def _write_committed(self) -> None:
-        """Something was committed: write it now, or in the next tick together with more."""
-        if self._gathering or self._writer_busy:
-            return
-        if self._inbox or self._wrote_at_once:
-            self._gather()
-        else:
-            self._wrote_at_once = True
-            self._write()
+        self._writer.committed(gather=bool(self._inbox))
 
-    def _gather(self) -> None:
-        if not self._gathering:
-            self._gathering = True
-            self._ticker.flush_soon(self)
-
-    def flush_now(self) -> None:
-        """For the ticker: write what is committed, as far as that does not block."""
-        self._gathering = False
-        self._wrote_at_once = False
-        self._write()
-
-    def _write(self) -> None:
-        if self._writer_busy or self._write_error is not None:
-            return
-        if not self._transport.can_write_nowait:
-            if not self._outbox.is_empty():
-                self._start_writer()
-            return
-        allowance = _WRITE_STEP
-        while buffers := self._outbox.buffers():
-            try:
-                count = self._transport.write_nowait(buffers)
-            except (OSError, trio.ClosedResourceError) as error:
-                self._stop_writing(error)
-                return
-            size = sum(map(len, buffers))
-            self._account_written(count)
-            if count < size:
-                self._start_writer()
-                break
-            allowance -= count
-            if allowance <= 0:
-                self._gather()
-                break
-
-    def _account_written(self, count: int) -> None:
-        """The transport has taken *count* bytes: who waited for that?"""
-        self._outbox.written(count)
-        self._bytes_sent += count
-        while self._flushers:
-            flusher = next(iter(self._flushers.values()))
-            if not self._outbox.is_written(flusher.mark):
-                break
-            del self._flushers[flusher.task]
-            flusher.wake()
+    def room_made(self) -> None:
+        """For the writer: commit for those who waited for room."""
         self._admit_senders()
-        if self._drained is not None and self._outbox.is_empty():
-            self._drained.set()
 
-    def _stop_writing(self, error: Exception) -> None:
-        """A write failed. The reader decides what that means, and has not for ever to do so."""
-        self._write_error = error
-        if self._drained is not None:
-            self._drained.set()
+    def writing_blocked(self) -> None:
+        """For the writer: from now on the transport has to take something in time."""
+        self._set_timer()
+
+    def writing_stopped(self) -> None:
+        """For the writer: the reader has to find out what that means, and not for ever."""
         self._begin_close_deadline()
         self._wake_reader_if_room()
-
-    def _start_writer(self) -> None:
-        """Let the writer task go on: the kernel is full, or this stream can only wait."""
-        if self._concluded:
-            return
-        self._writer_busy = True
-        self._write_progress_at = trio.current_time()
-        self._set_timer()
-        if self._parked_writer is not None:
-            writer, self._parked_writer = self._parked_writer, None
-            trio.lowlevel.reschedule(writer)
-        else:
-            self._writer_scope = trio.CancelScope(shield=self._reader_scope.shield)
-            self._nursery.start_soon(self._write_in_background, name=f"{self!r} writer")
-
-    @enable_ki_protection
-    async def _write_in_background(self) -> None:
-        with self._writer_scope:
-            try:
-                await self._write_until_drained()
-                while not self._transport.can_write_nowait:
-                    await self._park_writer()
-                    await self._write_until_drained()
-            except Exception as error:
-                self._stop_writing(error)
-            finally:
-                self._writer_busy = False
-                if self._writer_ended is not None:
-                    self._writer_ended.set()
-
-    async def _write_until_drained(self) -> None:
-        while buffers := self._outbox.buffers():
-            count = await self._transport.write(buffers)
-            self._write_progress_at = trio.current_time()
-            self._account_written(count)
-        self._writer_busy = False
-
-    async def _park_writer(self) -> None:
-        def abort(_: RaiseCancelT) -> Abort:
-            self._parked_writer = None
-            return Abort.SUCCEEDED
-
-        self._parked_writer = trio.lowlevel.current_task()
-        await trio.lowlevel.wait_task_rescheduled(abort)
-
-    async def _wait_drained(self) -> None:
-        """Until all is written, or nothing more can be."""
-        if self._write_error is None and not self._outbox.is_empty():
-            self._drained = trio.Event()
-            await self._drained.wait()
 
     # The end of the transport
 
@@ -1257,10 +1046,10 @@ class WebSocketStream(trio.abc.Channel[str | bytes]):
             self._set_timer()
             await self._discard_until_eof()
         else:
-            await self._wait_drained()
+            await self._writer.wait_drained()
 
     async def _send_eof_when_drained(self) -> None:
-        await self._wait_drained()
+        await self._writer.wait_drained()
         await self._transport.send_eof()
 
     async def _discard_until_eof(self) -> None:
@@ -1279,18 +1068,11 @@ class WebSocketStream(trio.abc.Channel[str | bytes]):
         try:
             if in_order:
                 with trio.CancelScope(deadline=deadline):
-                    await self._end_writer()
+                    await self._writer.wait_stopped()
                     await self._transport.aclose()
         finally:
             await self._abort_transport()
             self._closed.set()
-
-    async def _end_writer(self) -> None:
-        """A TLS stream can not be closed in order while another task writes to it."""
-        if self._writer_busy:
-            self._writer_ended = trio.Event()
-            self._writer_scope.cancel()
-            await self._writer_ended.wait()
 
     async def _abort_transport(self) -> None:
         if not self._transport.abort():
@@ -1311,9 +1093,7 @@ class WebSocketStream(trio.abc.Channel[str | bytes]):
             reason = CloseReason(CloseCode.GOING_AWAY, "")
             self._protocol.send_close(reason)
             self._outbox.commit_close(pack_close(*reason))
-        if self._transport.can_write_nowait and self._write_error is None:
-            with suppress(OSError, trio.ClosedResourceError):
-                self._transport.write_nowait(self._outbox.buffers())
+        self._writer.write_last()
 
     def _conclude(self) -> None:
         """Nothing more arrives and nothing more leaves: tell everybody who waits."""
@@ -1324,7 +1104,7 @@ class WebSocketStream(trio.abc.Channel[str | bytes]):
             self._released = True
         self._protocol.end()
         self._timer.close()
-        self._writer_scope.cancel()
+        self._writer.stop()
         self._settle()
 
     # Time
@@ -1333,20 +1113,18 @@ class WebSocketStream(trio.abc.Channel[str | bytes]):
         """Ask the ticker for the earliest time at which there may be something to do."""
         self._timer.set(min(self._close_deadline, self._idle_deadline(), self._write_deadline()))
 
+    def _write_deadline(self) -> float:
+        """When a transport that takes nothing is the end."""
+        return self._writer.deadline(self._options.timeouts.idle_seconds)
+
     def _idle_deadline(self) -> float:
         """When silence calls for a ping, or is the end."""
-        if self._parked_reader is not None or self._close_deadline != math.inf:
+        if self._paused_reader or self._close_deadline != math.inf:
             return math.inf
         timeouts = self._options.timeouts
         if timeouts.keep_alive_pings and self._keep_alive_at < self._received_at:
             return self._received_at + timeouts.idle_seconds / 2
         return self._received_at + timeouts.idle_seconds
-
-    def _write_deadline(self) -> float:
-        """When a kernel that takes nothing is the end."""
-        if not self._writer_busy:
-            return math.inf
-        return self._write_progress_at + self._options.timeouts.idle_seconds
 
     def deadline_passed(self) -> None:
         """For the ticker: see what has become of the time that :meth:`_set_timer` asked for."""
@@ -1377,7 +1155,7 @@ class WebSocketStream(trio.abc.Channel[str | bytes]):
         """Too slow: tear the transport down. Once both Closes are exchanged that is no fault."""
         if self._protocol.state in RECEIVING:
             error = trio.TooSlowError(what)
-            error.__cause__ = self._write_error
+            error.__cause__ = self._writer.error
             self._lose(error)
         self._reader_scope.cancel()
 
@@ -1419,11 +1197,3 @@ def _control_payload(payload: bytes) -> bytes:
 
 def _sent_reason(code: int | None, reason: str) -> CloseReason:
     return NO_REASON if code is None else CloseReason(code, reason)
-
-
-def _shorten_text(text: str, max_bytes: int) -> str:
-    """As much of *text* as has *max_bytes* in UTF-8, but at least one code point."""
-    encoded = text.encode()
-    if len(encoded) <= max_bytes:
-        return text
-    return encoded[:max_bytes].decode(errors="ignore") or text[0]

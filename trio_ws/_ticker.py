@@ -32,11 +32,15 @@ FRAME_PRICE: Final = 2 * 1024
 """What a message costs of the budget beside its bytes."""
 
 
-class Ticked(Protocol):
-    """What the ticker knows of a stream."""
+class Flushable(Protocol):
+    """What the ticker knows of what it flushes."""
 
     def flush_now(self) -> None:
         """Write what is committed, as far as that does not block. Must not raise."""
+
+
+class TimerOwner(Protocol):
+    """What the ticker knows of what has a deadline."""
 
     def deadline_passed(self) -> None:
         """The time asked for has come. Must not raise."""
@@ -47,9 +51,9 @@ class Timer:
 
     __slots__ = ("_owner", "_ticker", "at")
 
-    def __init__(self, ticker: Ticker, owner: Ticked) -> None:
+    def __init__(self, ticker: Ticker, owner: TimerOwner) -> None:
         self._ticker = ticker
-        self._owner: Ticked | None = owner
+        self._owner: TimerOwner | None = owner
         self.at = math.inf
 
     def set(self, at: float) -> None:
@@ -81,10 +85,9 @@ class Ticker:
     """See the head of this file. One per Trio run, made by :func:`current_ticker`."""
 
     def __init__(self) -> None:
-        self.budget = DEFAULT_BUDGET
-        """What may be spent between two yields; tests set it to 1 to make every call yield."""
+        self._budget = DEFAULT_BUDGET
         self._left = DEFAULT_BUDGET
-        self._dirty: list[Ticked] = []
+        self._dirty: list[Flushable] = []
         self._task: trio.lowlevel.Task | None = None
         self._parked = False
         self._deadlines: list[tuple[float, int, Timer]] = []
@@ -102,12 +105,16 @@ class Ticker:
         self._left -= FRAME_PRICE + size
         if self._left > 0:
             return True
-        self._left = self.budget
+        self._left = self._budget
         return False
+
+    def set_budget(self, budget: int) -> None:
+        """What may be spent between two yields: 1 makes every call yield."""
+        self._budget = self._left = budget
 
     # Writing
 
-    def flush_soon(self, stream: Ticked) -> None:
+    def flush_soon(self, stream: Flushable) -> None:
         """Have *stream* flushed in the next tick. Once per stream and tick."""
         self._dirty.append(stream)
         if self._parked:

@@ -26,7 +26,7 @@ RECEIVE_SIZE: Final = 256 * 1024
 """Bytes that one system call reads at most."""
 
 _SEND_SIZE = 64 * 1024
-_MAX_BUFFERS = 1024
+MAX_BUFFERS: Final = 1024
 """What POSIX lets one ``writev`` take (IOV_MAX on Linux)."""
 
 
@@ -108,7 +108,7 @@ class SocketTransport(Transport):
 
     def write_nowait(self, buffers: Sequence[Buffer]) -> int:
         try:
-            return os.writev(_fileno(self._stream.socket), buffers[:_MAX_BUFFERS])
+            return os.writev(_fileno(self._stream.socket), buffers[:MAX_BUFFERS])
         except BlockingIOError:
             return 0
 

@@ -1,0 +1,66 @@
+"""What has been received and not yet taken: whole messages, of the first perhaps only the rest."""
+
+from __future__ import annotations
+
+from collections import deque
+
+from ._protocol import FRAME_COST
+
+
+class Inbox:
+    """The messages of one stream that wait for ``receive``, in the order in which they arrived.
+
+    :ivar size: their bytes (of text, its characters), and :data:`FRAME_COST` for each.
+    """
+
+    __slots__ = ("_messages", "_offset", "size")
+
+    def __init__(self) -> None:
+        self._messages: deque[str | bytes] = deque()
+        # Of the first message, this much has been taken in parts.
+        self._offset = 0
+        self.size = 0
+
+    def __bool__(self) -> bool:
+        return bool(self._messages)
+
+    def put(self, message: str | bytes) -> None:
+        """A message has arrived, or the rest of one of which parts were taken while it arrived."""
+        self._messages.append(message)
+        self.size += FRAME_COST + len(message)
+
+    def take(self) -> str | bytes:
+        """The first message, or what is left of it."""
+        message = self._messages.popleft()
+        self.size -= FRAME_COST + len(message)
+        if self._offset:
+            message = message[self._offset :]
+            self._offset = 0
+        return message
+
+    def take_part(self, max_bytes: int | None) -> tuple[str | bytes, bool]:
+        """At most *max_bytes* of the first message, but at least one code point; and if it ends."""
+        message = self._messages[0]
+        if max_bytes is None:
+            return self.take(), True
+        part = message[self._offset : self._offset + max_bytes]
+        if isinstance(part, str):
+            part = _shorten(part, max_bytes)
+        self._offset += len(part)
+        if self._offset < len(message):
+            return part, False
+        self.take()
+        return part, True
+
+    def clear(self) -> None:
+        """Drop everything."""
+        self._messages.clear()
+        self._offset = self.size = 0
+
+
+def _shorten(text: str, max_bytes: int) -> str:
+    """As much of *text* as has *max_bytes* in UTF-8, but at least one code point."""
+    encoded = text.encode()
+    if len(encoded) <= max_bytes:
+        return text
+    return encoded[:max_bytes].decode(errors="ignore") or text[0]

@@ -1,0 +1,268 @@
+"""Hands what is committed to the transport: at once, in the next tick, or from a task that waits.
+
+Theory of operation
+-------------------
+
+On a socket a commit is written at once, without blocking. Commits that come while messages wait for
+the application, or that follow one another, are gathered and leave in one system call in the next
+tick. When the kernel is full a task takes over, and ends when it has caught up. On any other stream
+that task does all the writing, and stays, parked while there is nothing to write.
+
+A failed write stops the writing and nothing else: how the connection ended is for the reader to
+say, which may find the peer's Close still unread.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import OrderedDict
+from collections.abc import Callable
+from contextlib import suppress
+from typing import Final, Protocol
+
+import trio
+from trio.lowlevel import Task, enable_ki_protection
+
+from ._outbox import Mark, Outbox
+from ._ticker import Ticker
+from ._transport import MAX_BUFFERS, Transport
+from ._waiting import Sleeper, Waiter
+
+_STEP: Final = 256 * 1024
+"""Bytes written in one step; a kernel that takes more gets them in the next tick."""
+
+
+class WriterOwner(Protocol):
+    """What the writer knows of its stream."""
+
+    def room_made(self) -> None:
+        """Something was written: commit for those who waited for room."""
+
+    def writing_blocked(self) -> None:
+        """From now on the transport has to take something in time."""
+
+    def writing_stopped(self) -> None:
+        """A write failed; there will be no other."""
+
+
+class _Flusher(Waiter):
+    """A task that waits until everything before its mark has been handed to the transport."""
+
+    __slots__ = ("mark",)
+
+    def __init__(self, mark: Mark) -> None:
+        super().__init__()
+        self.mark = mark
+
+
+class Writer:
+    """The writing side of one stream.
+
+    :ivar error: why nothing is written any more, or None.
+    :ivar is_busy: whether the task has something to write that the transport has not taken.
+    :ivar bytes_sent: bytes handed to the transport.
+    """
+
+    __slots__ = (
+        "_drained",
+        "_ended",
+        "_flushers",
+        "_gathering",
+        "_nursery",
+        "_outbox",
+        "_owner",
+        "_progress_at",
+        "_scope",
+        "_shield",
+        "_sleeper",
+        "_stopped",
+        "_ticker",
+        "_transport",
+        "_wrote_at_once",
+        "bytes_sent",
+        "error",
+        "is_busy",
+    )
+
+    def __init__(
+        self,
+        owner: WriterOwner,
+        transport: Transport,
+        outbox: Outbox,
+        ticker: Ticker,
+        nursery: trio.Nursery,
+        *,
+        shield: bool,
+    ) -> None:
+        self._owner = owner
+        self._transport = transport
+        self._outbox = outbox
+        self._ticker = ticker
+        self._nursery = nursery
+        self._shield = shield
+        self._gathering = False
+        self._wrote_at_once = False
+        self._flushers: OrderedDict[Task, _Flusher] = OrderedDict()
+        self._drained: trio.Event | None = None
+        # The task: its scope is None until it is started for the first time.
+        self._scope: trio.CancelScope | None = None
+        self._sleeper = Sleeper()
+        self._progress_at = math.inf
+        self._ended: trio.Event | None = None
+        self._stopped = False
+        self.is_busy = False
+        self.error: Exception | None = None
+        self.bytes_sent = 0
+
+    # Committed
+
+    def committed(self, *, gather: bool) -> None:
+        """Something was committed: write it now, or in the next tick with what else comes."""
+        if self._gathering or self.is_busy:
+            return
+        if gather or self._wrote_at_once:
+            self._gathering = True
+            self._ticker.flush_soon(self)
+        else:
+            self._wrote_at_once = True
+            self._write()
+
+    def begin_turn(self) -> None:
+        """Something was received: the answer to it need not wait for a tick."""
+        self._wrote_at_once = False
+
+    def flush_now(self) -> None:
+        """Write what is committed, as far as that does not block."""
+        self._gathering = False
+        self._wrote_at_once = False
+        self._write()
+
+    async def flush(self) -> None:
+        """Wait until everything that is committed has been handed to the transport.
+
+        Raises what :meth:`refuse_flushers` gives. Cancelling it changes nothing.
+        """
+        mark = self._outbox.mark()
+        self.flush_now()
+        if not self._outbox.is_written(mark):
+            flusher = _Flusher(mark)
+            self._flushers[flusher.task] = flusher
+            await flusher.park(self._flushers.pop)
+
+    def refuse_flushers(self, make_error: Callable[[], Exception]) -> None:
+        """What they wait for will not happen: each gets an error of its own."""
+        while self._flushers:
+            _, flusher = self._flushers.popitem(last=False)
+            flusher.refuse(make_error())
+
+    async def wait_drained(self) -> None:
+        """Until all is written, or nothing more can be."""
+        if self.error is None and not self._outbox.is_empty():
+            self._drained = trio.Event()
+            await self._drained.wait()
+
+    def write_last(self) -> None:
+        """One more try that costs no wait; whatever becomes of it, the transport is closed next."""
+        if self._transport.can_write_nowait and self.error is None:
+            with suppress(OSError, trio.ClosedResourceError):
+                self._transport.write_nowait(self._outbox.buffers())
+
+    def deadline(self, idle_seconds: float) -> float:
+        """When the transport has taken nothing for *idle_seconds*; infinity if it need not."""
+        return self._progress_at + idle_seconds if self.is_busy else math.inf
+
+    # Writing
+
+    def _write(self) -> None:
+        if self.is_busy or self.error is not None:
+            return
+        if not self._transport.can_write_nowait:
+            if not self._outbox.is_empty():
+                self._start_task()
+            return
+        allowance = _STEP
+        while buffers := self._outbox.buffers():
+            try:
+                count = self._transport.write_nowait(buffers)
+            except (OSError, trio.ClosedResourceError) as error:
+                self._fail(error)
+                return
+            size = sum(map(len, buffers[:MAX_BUFFERS]))
+            self._account(count)
+            if count < size:
+                self._start_task()
+                return
+            allowance -= count
+            if allowance <= 0:
+                self.committed(gather=True)
+                return
+
+    def _account(self, count: int) -> None:
+        """The transport has taken *count* bytes: who waited for that?"""
+        self._outbox.written(count)
+        self.bytes_sent += count
+        while self._flushers:
+            flusher = next(iter(self._flushers.values()))
+            if not self._outbox.is_written(flusher.mark):
+                break
+            del self._flushers[flusher.task]
+            flusher.wake()
+        self._owner.room_made()
+        if self._drained is not None and self._outbox.is_empty():
+            self._drained.set()
+
+    def _fail(self, error: Exception) -> None:
+        self.error = error
+        if self._drained is not None:
+            self._drained.set()
+        self._owner.writing_stopped()
+
+    # The task
+
+    def _start_task(self) -> None:
+        """Let the task go on: the kernel is full, or this transport can only wait."""
+        if self._stopped:
+            return
+        self.is_busy = True
+        self._progress_at = trio.current_time()
+        self._owner.writing_blocked()
+        if self._sleeper:
+            self._sleeper.wake()
+        else:
+            self._scope = trio.CancelScope(shield=self._shield)
+            self._nursery.start_soon(self._write_in_background, name="trio_ws writer")
+
+    @enable_ki_protection
+    async def _write_in_background(self) -> None:
+        assert self._scope is not None
+        with self._scope:
+            try:
+                await self._write_until_drained()
+                while not self._transport.can_write_nowait:
+                    await self._sleeper.sleep()
+                    await self._write_until_drained()
+            except Exception as error:
+                self._fail(error)
+            finally:
+                self.is_busy = False
+                if self._ended is not None:
+                    self._ended.set()
+
+    async def _write_until_drained(self) -> None:
+        while buffers := self._outbox.buffers():
+            count = await self._transport.write(buffers)
+            self._progress_at = trio.current_time()
+            self._account(count)
+        self.is_busy = False
+
+    def stop(self) -> None:
+        """Write no more; a task that is writing is cancelled."""
+        self._stopped = True
+        if self._scope is not None:
+            self._scope.cancel()
+
+    async def wait_stopped(self) -> None:
+        """Until the task has let go of the transport, after :meth:`stop`."""
+        if self.is_busy:
+            self._ended = trio.Event()
+            await self._ended.wait()
