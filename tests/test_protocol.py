@@ -588,7 +588,7 @@ def wires(draw: st.DrawFn) -> tuple[Role, bytes]:
             fin = draw(st.booleans())
             opcode = CONTINUATION if in_message else draw(st.sampled_from([TEXT, BINARY]))
             payload = draw(st.text(st.sampled_from("aé€😀"), max_size=20)).encode()
-            payload *= draw(st.sampled_from([1, 1, 1, 3]))
+            payload *= draw(st.sampled_from([1, 1, 1, 3, 10]))
             if draw(st.integers(0, 5)) == 0:
                 payload = payload[: draw(st.integers(0, len(payload)))]
             data += frame(role, opcode, payload, fin=fin, key=key)
@@ -746,6 +746,25 @@ def test_any_buffer_will_do_and_none_is_kept(
                 owned.clear()
             events += decode_all(protocol, b"")
             assert events == expected, name
+
+
+@BOTH_ROLES
+@pytest.mark.parametrize(("data", "code", "rule"), RULES)
+def test_a_violation_keeps_no_buffer(
+    role: Role, data: Callable[[Role], bytes], code: int, rule: str
+) -> None:
+    sent = data(role)
+    for cut in {0, 1, len(sent) - 1}:
+        protocol = Protocol(role, None)
+        events: list[Event] = []
+        for piece in (sent[:cut], sent[cut:]):
+            owned = bytearray(piece)
+            events += decode_all(protocol, owned)
+            owned.clear()
+        violation = events[-1]
+        assert isinstance(violation, ProtocolError)
+        assert violation.__traceback__ is None
+        assert violation.__cause__ is violation.__context__ is None
 
 
 # Parts of messages

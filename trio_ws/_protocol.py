@@ -319,7 +319,13 @@ class Protocol:
         try:
             position, self.stalled = self._decode_frames(memoryview(data), limit, events)
         except Violation as violation:
-            self._last = violation
+            # The frames of its traceback hold views of the caller's buffer.
+            self._last = violation.with_traceback(None)
+            return
+        except UnicodeDecodeError:
+            self._last = ProtocolError(
+                "text must be valid UTF-8 (section 8.1)", CloseCode.INVALID_PAYLOAD_DATA
+            )
             return
         if data is kept:
             del kept[:position]
@@ -450,7 +456,7 @@ class Protocol:
         if not self._dropped:
             payload = chunk if self._key is None else apply_mask(chunk, self._key, self._offset)
             if self._opcode is _TEXT:
-                self._utf8_pending = _validate_text(self._utf8_pending, payload, False)
+                self._utf8_pending = validate_utf8(self._utf8_pending, payload, False)
             self._message += payload
             self._offset += length
         if self._remaining == 0 and self._fin:
@@ -458,7 +464,7 @@ class Protocol:
 
     def _end_message(self, events: list[Event]) -> None:
         if not self._dropped:
-            _validate_text(self._utf8_pending, b"", True)
+            validate_utf8(self._utf8_pending, b"", True)
             message = bytes(self._message)
             events.append(message if self._opcode is _BINARY else message.decode())
         self._opcode = None
@@ -471,23 +477,7 @@ def _unmask(payload: memoryview, key: bytes | None) -> bytes:
 
 
 def _whole_message(opcode: Opcode, payload: bytes) -> str | bytes:
-    if opcode is _BINARY:
-        return payload
-    try:
-        return payload.decode()
-    except UnicodeDecodeError as error:
-        raise _not_utf8() from error
-
-
-def _validate_text(pending: bytes, data: Buffer, final: bool) -> bytes:
-    try:
-        return validate_utf8(pending, data, final)
-    except UnicodeDecodeError as error:
-        raise _not_utf8() from error
-
-
-def _not_utf8() -> ProtocolError:
-    return ProtocolError("text must be valid UTF-8 (section 8.1)", CloseCode.INVALID_PAYLOAD_DATA)
+    return payload if opcode is _BINARY else payload.decode()
 
 
 def _cut_text(text: bytearray, max_bytes: int, size: int) -> int:
@@ -511,10 +501,18 @@ def _parse_close(payload: bytes) -> CloseReason:
     code = int.from_bytes(payload[:2], "big")
     if not is_valid_close_code(code):
         raise ProtocolError(f"close code {code} must not be on the wire (section 7.4)")
-    try:
-        return CloseReason(code, payload[2:].decode())
-    except UnicodeDecodeError as error:
+    text = _decode_reason(payload)
+    if text is None:
         raise ProtocolError(
             "the reason of a Close must be valid UTF-8 (section 5.5.1)",
             CloseCode.INVALID_PAYLOAD_DATA,
-        ) from error
+        )
+    return CloseReason(code, text)
+
+
+def _decode_reason(payload: bytes) -> str | None:
+    """None if it is not UTF-8: a chained UnicodeDecodeError would keep the frames alive."""
+    try:
+        return payload[2:].decode()
+    except UnicodeDecodeError:
+        return None
