@@ -973,6 +973,18 @@ def test_discarding_forgets_half_a_code_point(role: Role) -> None:
     assert protocol.decode(frame(role, TEXT, b"c"), UNLIMITED) == ["c"]
 
 
+@BOTH_ROLES
+def test_a_message_that_is_thrown_away_may_have_any_size(role: Role) -> None:
+    protocol = Protocol(role, 3)
+    protocol.decode(frame(role, BINARY, b"abc", fin=False), UNLIMITED)
+    protocol.discarding = True
+    protocol.discarding = False
+    assert protocol.decode(frame(role, CONTINUATION, b"defg"), UNLIMITED) == []
+    assert protocol.decode(frame(role, BINARY, b"abc"), UNLIMITED) == [b"abc"]
+    (event,) = protocol.decode(frame(role, BINARY, b"abcd"), UNLIMITED)
+    assert isinstance(event, MessageTooBig)
+
+
 # Closing
 
 BYE = CloseReason(1000, "bye")

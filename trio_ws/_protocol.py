@@ -425,13 +425,13 @@ class Protocol:
         if opcode is _CONTINUATION:
             if self._opcode is None:
                 raise ProtocolError("there is no message to continue (section 5.4)")
-            size = self._size + length
+            size, dropped = self._size + length, self._dropped
         else:
             if self._opcode is not None:
                 raise ProtocolError("a message must end before the next begins (section 5.4)")
-            size = length
+            size, dropped = length, self._discarding
         limit = self.max_message_size
-        if limit is not None and size > limit and not self._discarding:
+        if limit is not None and size > limit and not dropped:
             raise MessageTooBig(size, limit)
 
     def _begin_frame(
