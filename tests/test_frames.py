@@ -370,6 +370,11 @@ def test_a_truncated_reason_is_the_longest_start_that_fits(reason: str) -> None:
     assert cut == reason or len(reason[: len(cut) + 1].encode()) > 123
 
 
+def test_a_truncated_reason_can_always_be_sent() -> None:
+    assert truncate_reason("a\udcff\ud800b") == "a??b"
+    assert truncate_reason(200 * "\ud800") == 123 * "?"
+
+
 # Constants
 
 

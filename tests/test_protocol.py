@@ -1133,3 +1133,9 @@ def test_a_long_reason_to_fail_is_cut_to_fit() -> None:
     protocol = Protocol(Role.CLIENT, None)
     protocol.fail(CloseCode.INTERNAL_ERROR, 100 * "é")
     assert protocol.close_sent == protocol.close_reason == CloseReason(1011, 61 * "é")
+
+
+def test_a_reason_to_fail_may_be_any_string() -> None:
+    protocol = Protocol(Role.CLIENT, None)
+    protocol.fail(CloseCode.INTERNAL_ERROR, "no file \udcff")
+    assert protocol.close_sent == protocol.close_reason == CloseReason(1011, "no file ?")

@@ -172,7 +172,7 @@ class MaskingKeys:
         self._position = 0
 
     def __call__(self) -> bytes:
-        """Four bytes that were never used before and that nobody can predict."""
+        """Four bytes for one frame alone, which nobody can predict."""
         position = self._position
         if position == len(self._block):
             self._block = os.urandom(_KEY_BLOCK)
@@ -224,5 +224,8 @@ def pack_close(code: int | None, reason: str = "") -> bytes:
 
 
 def truncate_reason(reason: str) -> str:
-    """As much of *reason* as fits into a Close frame, cut between two code points."""
-    return reason.encode()[:MAX_REASON_SIZE].decode(errors="ignore")
+    """As much of *reason* as fits into a Close frame, cut between two code points.
+
+    What UTF-8 has no bytes for, a lone surrogate, becomes a question mark.
+    """
+    return reason.encode(errors="replace")[:MAX_REASON_SIZE].decode(errors="ignore")
