@@ -79,6 +79,7 @@ class Outbox:
         "_encoded_size",
         "_frame_key",
         "_frame_left",
+        "_handed_out",
         "_keys",
         "_mid_frame",
         "_offset",
@@ -106,6 +107,8 @@ class Outbox:
         self._frame_key: bytes | None = None
         self._encoded: deque[_Piece] = deque()
         self._mid_frame = False
+        # Whether somebody is writing what buffers() has returned: those bytes count as sent.
+        self._handed_out = False
         self._pending_size = 0
         self._encoded_size = 0
         self._committed_data = 0
@@ -160,19 +163,14 @@ class Outbox:
         self._close = payload
 
     def drop_unsent(self) -> None:
-        """Forget all of which no byte has been written, and end the frame that has been begun."""
+        """Forget all of which no byte has been written, and end the frame that has been begun.
+
+        What :meth:`buffers` has handed out and :meth:`written` not yet reported is kept as well.
+        """
         self._pong = None
         self._controls.clear()
         self.control_size = 0
-        begun: deque[_Piece] = deque()
-        in_frame = self._mid_frame
-        while in_frame and self._encoded:
-            piece = self._encoded.popleft()
-            begun.append(piece)
-            in_frame = piece.boundary is _Boundary.NONE
-        self._encoded = begun
-        self._encoded_size = sum(len(piece.buffer) for piece in begun)
-        rest = self._frame_left if in_frame else 0
+        rest = self._frame_left if self._handed_out or self._drop_encoded() else 0
         if rest:
             cut = self._data[0]
             self._data = deque([cut._replace(payload=cut.payload[: self._offset + rest])])
@@ -181,6 +179,18 @@ class Outbox:
             self._data.clear()
             self._pending_size = 0
             self._offset = self._frame_left = 0
+
+    def _drop_encoded(self) -> bool:
+        """Drop the frames that have not been begun; whether the one that has been lacks its end."""
+        begun: deque[_Piece] = deque()
+        in_frame = self._mid_frame
+        while in_frame and self._encoded:
+            piece = self._encoded.popleft()
+            begun.append(piece)
+            in_frame = piece.boundary is _Boundary.NONE
+        self._encoded = begun
+        self._encoded_size = sum(len(piece.buffer) for piece in begun)
+        return in_frame
 
     # Writing
 
@@ -193,13 +203,18 @@ class Outbox:
         return self._written_data >= mark.data and self._written_control >= mark.control
 
     def buffers(self) -> list[Buffer]:
-        """What to write next, at least 64 KiB if there is as much; empty if there is nothing."""
+        """What to write next, at least 64 KiB if there is as much; empty if there is nothing.
+
+        Whoever asks writes them, and reports it to :meth:`written`.
+        """
         while self._encoded_size < AHEAD and self._encode_next():
             pass
+        self._handed_out = bool(self._encoded)
         return [piece.buffer for piece in self._encoded]
 
     def written(self, count: int) -> None:
         """The transport has taken the first *count* bytes of :meth:`buffers`."""
+        self._handed_out = False
         self._encoded_size -= count
         encoded = self._encoded
         while count:

@@ -28,7 +28,7 @@ from __future__ import annotations
 
 import enum
 from types import MappingProxyType
-from typing import ClassVar, Final, NamedTuple, TypeAlias
+from typing import Final, NamedTuple, TypeAlias
 
 from ._frames import (
     CONTROL_BIT,
@@ -137,12 +137,14 @@ class MessageTooBig(Violation):
     :ivar code: 1009.
     """
 
-    code: ClassVar[CloseCode] = CloseCode.MESSAGE_TOO_BIG  # type: ignore[misc]  # one code for all
-
     def __init__(self, size: int, limit: int) -> None:
-        super().__init__(f"a message of at least {size} bytes: at most {limit} are accepted")
+        super().__init__(size, limit)
         self.size = size
         self.limit = limit
+        self.code = CloseCode.MESSAGE_TOO_BIG
+
+    def __str__(self) -> str:
+        return f"a message of at least {self.size} bytes: at most {self.limit} are accepted"
 
 
 class Ping(NamedTuple):
@@ -177,7 +179,6 @@ class Protocol:
     __slots__ = (
         "_discarding",
         "_dropped",
-        "_failure",
         "_fin",
         "_key",
         "_last",
@@ -190,6 +191,7 @@ class Protocol:
         "_utf8_pending",
         "close_received",
         "close_sent",
+        "failure",
         "max_message_size",
         "role",
         "stalled",
@@ -202,7 +204,7 @@ class Protocol:
         self.state = State.OPEN
         self.close_sent: CloseReason | None = None
         self.close_received: CloseReason | None = None
-        self._failure: CloseReason | None = None
+        self.failure: CloseReason | None = None
         self.stalled = False
         """Whether :meth:`decode` has more events in what it has kept, without further data."""
         self._last: Close | Violation | None = None
@@ -229,8 +231,8 @@ class Protocol:
         The peer's Close counts, unless this side has failed the connection; 1006 if the transport
         ended without one.
         """
-        if self._failure is not None:
-            return self._failure
+        if self.failure is not None:
+            return self.failure
         if self.close_received is not None:
             return self.close_received
         if self.state is State.LOST:
@@ -249,9 +251,9 @@ class Protocol:
         """
         self._move(Signal.FAIL)
         self._forget_undecoded()
-        self._failure = CloseReason(code, truncate_reason(reason))
+        self.failure = CloseReason(code, truncate_reason(reason))
         if self.close_sent is None:
-            self.close_sent = self._failure
+            self.close_sent = self.failure
 
     def end(self) -> None:
         """The transport has ended: nothing more arrives and nothing more leaves."""

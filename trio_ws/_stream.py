@@ -316,6 +316,7 @@ class WebSocketStream(trio.abc.Channel[str | bytes]):
         self._set_timer()
         self._wake_reader_if_room()
         self._admit_senders()
+        self._write_committed()
 
     def statistics(self) -> StreamStatistics:
         """A snapshot of what has gone through the stream and what waits in it."""
@@ -775,10 +776,10 @@ class WebSocketStream(trio.abc.Channel[str | bytes]):
     def _say_why_failed(self) -> None:
         """The Close of a failed connection; what is committed and can not leave is dropped."""
         self._writer.flush_now()
-        sent = self._protocol.close_sent
-        assert sent is not None
         self._outbox.drop_unsent()
-        self._outbox.commit_close(pack_close(sent.code, sent.reason))
+        failure = self._protocol.failure
+        if failure is not None and failure is self._protocol.close_sent:
+            self._outbox.commit_close(pack_close(*failure))
         self._begin_closing()
 
     def _check_released(self) -> None:
@@ -847,7 +848,8 @@ class WebSocketStream(trio.abc.Channel[str | bytes]):
                 in_order = True
             except Exception as fault:
                 logger.exception("internal error in %r", self)
-                self._fail(CloseCode.INTERNAL_ERROR, "internal error", fault)
+                if self._protocol.state in RECEIVING:
+                    self._fail(CloseCode.INTERNAL_ERROR, "internal error", fault)
             finally:
                 await self._close_transport(in_order)
 
@@ -895,7 +897,6 @@ class WebSocketStream(trio.abc.Channel[str | bytes]):
 
     async def _pause(self) -> None:
         """Wait for room in the inbox. Silence does not count meanwhile."""
-
         await self._paused_reader.sleep()
         self._received_at = trio.current_time()
         self._set_timer()
@@ -1023,6 +1024,7 @@ class WebSocketStream(trio.abc.Channel[str | bytes]):
         self._cause = cause
         self._protocol.end()
         self._settle()
+        self._begin_close_deadline()
 
     async def _linger(self) -> None:
         """After the Close frames, or after failing: who ends TCP, and how.
@@ -1058,14 +1060,11 @@ class WebSocketStream(trio.abc.Channel[str | bytes]):
                 self._bytes_received += len(data)
 
     async def _close_transport(self, in_order: bool) -> None:
-        if not in_order:
-            self._say_goodbye()
-        self._conclude()
-        deadline = min(
-            self._close_deadline,
-            trio.current_time() + self._options.timeouts.handshake_seconds,
-        )
         try:
+            if not in_order:
+                self._say_goodbye()
+            deadline = self._close_deadline
+            self._conclude()
             if in_order:
                 with trio.CancelScope(deadline=deadline):
                     await self._writer.wait_stopped()
@@ -1102,6 +1101,7 @@ class WebSocketStream(trio.abc.Channel[str | bytes]):
         self._concluded = True
         if self._protocol.state in (State.OPEN, State.CLOSE_SENT, State.CLOSE_RECEIVED):
             self._released = True
+            self._discard_messages()
         self._protocol.end()
         self._timer.close()
         self._writer.stop()

@@ -166,7 +166,7 @@ class StreamTransport(Transport):
 
     async def send_eof(self) -> None:
         assert self._half_closeable is not None
-        with suppress(trio.BrokenResourceError, trio.ClosedResourceError, OSError):
+        with suppress(Exception):
             await self._half_closeable.send_eof()
 
     async def aclose(self) -> None:

@@ -174,7 +174,7 @@ class Writer:
     # Writing
 
     def _write(self) -> None:
-        if self.is_busy or self.error is not None:
+        if self.is_busy or self._stopped or self.error is not None:
             return
         if not self._transport.can_write_nowait:
             if not self._outbox.is_empty():
@@ -221,8 +221,6 @@ class Writer:
 
     def _start_task(self) -> None:
         """Let the task go on: the kernel is full, or this transport can only wait."""
-        if self._stopped:
-            return
         self.is_busy = True
         self._progress_at = trio.current_time()
         self._owner.writing_blocked()
