@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import math
+import pickle
 import tracemalloc
 from collections.abc import Callable, Iterator
 
@@ -568,6 +570,16 @@ def test_nothing_is_allocated_on_the_strength_of_a_declared_length(role: Role) -
         tracemalloc.stop()
     assert protocol.take_part(None) == b"start"
     assert peak < 10_000
+
+
+@pytest.mark.parametrize(
+    "violation", [ProtocolError("a rule", CloseCode.INVALID_PAYLOAD_DATA), MessageTooBig(11, 10)]
+)
+def test_a_violation_can_be_copied_and_pickled(violation: Violation) -> None:
+    for twin in (copy.copy(violation), pickle.loads(pickle.dumps(violation))):
+        assert type(twin) is type(violation)
+        assert str(twin) == str(violation)
+        assert vars(twin) == vars(violation)
 
 
 # Decoding that stops anywhere
