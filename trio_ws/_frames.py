@@ -30,6 +30,7 @@ _pack_short = struct.Struct("!BB").pack
 _pack_16 = struct.Struct("!BBH").pack
 _pack_64 = struct.Struct("!BBQ").pack
 _pack_code = struct.Struct("!H").pack
+_from_bytes = int.from_bytes
 
 
 class Opcode(enum.IntEnum):
@@ -158,7 +159,7 @@ def apply_mask(payload: Buffer, key: bytes, offset: int = 0) -> bytes:
 
 
 def _xor(left: Buffer, right: bytes) -> bytes:
-    number = int.from_bytes(left, "little") ^ int.from_bytes(right, "little")
+    number = _from_bytes(left, "little") ^ _from_bytes(right, "little")
     return number.to_bytes(len(left), "little")
 
 

@@ -53,8 +53,10 @@ FRAME_COST: Final = 64
 """What a frame or a message counts beside its payload, so that empty ones are not free."""
 
 _LENGTH_TOP_BIT = 1 << 63
-_TEXT, _BINARY, _CONTINUATION = Opcode.TEXT, Opcode.BINARY, Opcode.CONTINUATION
-_KNOWN_OPCODES = frozenset(Opcode)
+_OPCODES = tuple(Opcode(bits) if bits in set(Opcode) else None for bits in range(16))
+# An attribute of an enum costs as much as a whole check.
+_CONTINUATION, _TEXT, _BINARY = Opcode.CONTINUATION, Opcode.TEXT, Opcode.BINARY
+_CLOSE, _PING = Opcode.CLOSE, Opcode.PING
 
 
 class Role(enum.Enum):
@@ -185,6 +187,7 @@ class Protocol:
         "_message",
         "_offset",
         "_opcode",
+        "_peer_masks",
         "_remaining",
         "_size",
         "_undecoded",
@@ -200,6 +203,7 @@ class Protocol:
 
     def __init__(self, role: Role, max_message_size: int | None) -> None:
         self.role = role
+        self._peer_masks = role is Role.SERVER
         self.max_message_size = max_message_size
         self.state = State.OPEN
         self.close_sent: CloseReason | None = None
@@ -383,10 +387,10 @@ class Protocol:
                 payload = _unmask(view[start:stop], key)
                 limit -= FRAME_COST + header.length
                 position = stop
-                if opcode is Opcode.CLOSE:
+                if opcode is _CLOSE:
                     self._last = Close(payload, _parse_close(payload))
                     break
-                events.append(Ping(payload) if opcode is Opcode.PING else Pong(payload))
+                events.append(Ping(payload) if opcode is _PING else Pong(payload))
                 continue
             self._check_data_frame(opcode, header.length)
             limit -= FRAME_COST
@@ -402,24 +406,24 @@ class Protocol:
 
     def _check_header(self, header: FrameHeader) -> Opcode:
         """The checks that need no knowledge of the frames before: RFC 6455 sections 5.1 and 5.2."""
-        first = header.first_byte
+        first, masked, length, minimal, _ = header
         if first & RSV_BITS:
             raise ProtocolError("reserved bits must be 0 without an extension (section 5.2)")
-        if first & OPCODE_BITS not in _KNOWN_OPCODES:
+        opcode = _OPCODES[first & OPCODE_BITS]
+        if opcode is None:
             raise ProtocolError(f"opcode {first & OPCODE_BITS:#x} is reserved (section 5.2)")
-        opcode = Opcode(first & OPCODE_BITS)
-        if header.masked is not (self.role is Role.SERVER):
-            if header.masked:
+        if masked is not self._peer_masks:
+            if masked:
                 raise ProtocolError("a server must not mask its frames (section 5.1)")
             raise ProtocolError("a client must mask its frames (section 5.1)")
-        if not header.minimal:
+        if not minimal:
             raise ProtocolError("the length must be encoded in the fewest bytes (section 5.2)")
-        if header.length >= _LENGTH_TOP_BIT:
+        if length >= _LENGTH_TOP_BIT:
             raise ProtocolError("the most significant bit of the length must be 0 (section 5.2)")
         if opcode >= CONTROL_BIT:
             if not first & FIN:
                 raise ProtocolError("a control frame must not be fragmented (section 5.5)")
-            if header.length > MAX_CONTROL_PAYLOAD:
+            if length > MAX_CONTROL_PAYLOAD:
                 raise ProtocolError("a control frame has at most 125 bytes (section 5.5)")
         return opcode
 
