@@ -358,9 +358,9 @@ class Protocol:
             return None
         if max_bytes is not None and max_bytes < size:
             size = max_bytes if self._opcode is _BINARY else _cut_text(message, max_bytes, size)
-        part = bytes(message[:size])
+        taken = message[:size]
         del message[:size]
-        return part if self._opcode is _BINARY else part.decode()
+        return bytes(taken) if self._opcode is _BINARY else taken.decode()
 
     def _decode_frames(self, view: memoryview, limit: int, events: list[Event]) -> tuple[int, bool]:
         """How far it came, and whether it stopped because of *limit*."""
@@ -471,8 +471,8 @@ class Protocol:
     def _end_message(self, events: list[Event]) -> None:
         if not self._dropped:
             validate_utf8(self._utf8_pending, b"", True)
-            message = bytes(self._message)
-            events.append(message if self._opcode is _BINARY else message.decode())
+            message = self._message
+            events.append(bytes(message) if self._opcode is _BINARY else message.decode())
         self._opcode = None
         self._message = bytearray()
         self._utf8_pending = b""
