@@ -395,6 +395,30 @@ def test_sizes_count_what_is_committed_and_not_written(masked: bool) -> None:
 
 
 @BOTH
+def test_a_message_counts_until_its_last_byte_is_written(masked: bool) -> None:
+    box = outbox(masked, max_frame_size=3)
+    box.commit_data(BINARY, b"12345", True)
+    box.commit_data(BINARY, b"", True)
+    left = ready(box)
+    last = 2 + 4 * masked
+    while left:
+        assert box.size == left + FRAME_COST * (1 + (left > last))
+        take(box, 1)
+        left -= 1
+    assert box.size == 0
+
+
+def test_small_messages_of_which_none_is_written_are_bounded_by_size() -> None:
+    box = outbox(masked=True)
+    count = 0
+    while box.size < AHEAD:
+        box.commit_data(BINARY, b"", True)
+        take(box, 0)
+        count += 1
+    assert count < AHEAD / FRAME_COST
+
+
+@BOTH
 def test_a_mark_is_written_with_the_last_byte_before_it(masked: bool) -> None:
     box = outbox(masked, max_frame_size=3)
     nothing = box.mark()

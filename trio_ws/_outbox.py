@@ -109,6 +109,7 @@ class Outbox:
         self._mid_frame = False
         # Whether somebody is writing what buffers() has returned: those bytes count as sent.
         self._handed_out = False
+        # Payload that is not encoded, and FRAME_COST for each message that is not written.
         self._pending_size = 0
         self._encoded_size = 0
         self._committed_data = 0
@@ -174,11 +175,11 @@ class Outbox:
         if rest:
             cut = self._data[0]
             self._data = deque([cut._replace(payload=cut.payload[: self._offset + rest])])
-            self._pending_size = FRAME_COST + rest
         else:
             self._data.clear()
-            self._pending_size = 0
             self._offset = self._frame_left = 0
+        ends = sum(piece.boundary is _Boundary.DATA for piece in self._encoded) + len(self._data)
+        self._pending_size = FRAME_COST * ends + rest
 
     def _drop_encoded(self) -> bool:
         """Drop the frames that have not been begun; whether the one that has been lacks its end."""
@@ -229,6 +230,7 @@ class Outbox:
             self._mid_frame = boundary is _Boundary.NONE
             if boundary is _Boundary.DATA:
                 self._written_data += 1
+                self._pending_size -= FRAME_COST
             elif boundary is _Boundary.CONTROL:
                 self._written_control += 1
 
@@ -259,6 +261,7 @@ class Outbox:
         opcode, payload, fin = self._data[0]
         if opcode is None:
             self._append(payload, _Boundary.DATA)
+            self._pending_size -= len(payload)
             self._end_data()
             return
         offset = self._offset
@@ -311,6 +314,5 @@ class Outbox:
             self._end_data()
 
     def _end_data(self) -> None:
-        data = self._data.popleft()
+        self._data.popleft()
         self._offset = 0
-        self._pending_size -= FRAME_COST + (len(data.payload) if data.opcode is None else 0)
