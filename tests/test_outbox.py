@@ -88,6 +88,14 @@ def frames(wire: bytes) -> list[Frame]:
     return found
 
 
+def frame_ends(wire: bytes) -> list[int]:
+    sizes = [
+        len(pack_header(0, len(frame.payload), frame.key)) + len(frame.payload)
+        for frame in frames(wire)
+    ]
+    return list(itertools.accumulate(sizes))
+
+
 def shapes(wire: bytes) -> list[tuple[int, bool, int]]:
     """Opcode, fin and length of the payload of each frame."""
     return [(frame.opcode, frame.fin, len(frame.payload)) for frame in frames(wire)]
@@ -461,6 +469,119 @@ def test_a_mark_needs_the_control_frames_and_the_data_before_it(masked: bool) ->
     take(box, 2 + 4 * masked + 15)
     assert box.is_written(control)
     assert not box.is_written(behind)
+
+
+# Dropping what is unsent
+
+
+def mixed(masked: bool, *, closing: bool) -> Outbox:
+    """Frames of all kinds, copied ones and others, whole messages and parts: less than 64 KiB."""
+    box = outbox(masked, max_frame_size=COPIED + 10)
+    box.commit_data(TEXT, b"small", True)
+    box.commit_data(BINARY, pattern(COPIED + 30), True)
+    box.commit_data(TEXT, b"", False)
+    box.commit_data(CONTINUATION, pattern(50), False)
+    box.commit_control(PING, b"ping")
+    box.commit_reply(pattern(125))
+    if closing:
+        box.commit_close(b"")
+    return box
+
+
+def large(masked: bool, max_frame_size: int | None) -> Outbox:
+    box = outbox(masked, max_frame_size)
+    box.commit_data(BINARY, pattern(4 * AHEAD), True)
+    return box
+
+
+def contents(wire: bytes) -> list[tuple[int, bool, bytes]]:
+    return [frame[:3] for frame in frames(wire)]
+
+
+def begun(whole: bytes, position: int) -> list[tuple[int, bool, bytes]]:
+    """The frames of *whole* that begin before *position*."""
+    count = sum(end < position for end in frame_ends(whole)) + (position > 0)
+    return contents(whole)[:count]
+
+
+@BOTH
+@pytest.mark.parametrize("closing", [False, True])
+def test_dropping_at_any_byte_ends_the_frame_and_leaves_nothing_but_the_close(
+    masked: bool, closing: bool
+) -> None:
+    whole = drain(mixed(masked, closing=closing))
+    close = (CLOSE, True, b"")
+    for position in range(len(whole) + 1):
+        box = mixed(masked, closing=closing)
+        wire = take(box, position)
+        box.drop_unsent()
+        if not closing:
+            box.commit_close(b"")
+        expected = begun(whole, position)
+        if close not in expected:
+            expected.append(close)
+        wire += drain(box)
+        assert contents(wire) == expected
+        assert box.is_empty()
+        assert (box.size, box.control_size) == (0, 0)
+
+
+@BOTH
+@pytest.mark.parametrize("max_frame_size", [None, AHEAD, 3 * AHEAD // 2])
+def test_dropping_in_a_large_message_ends_its_frame(
+    masked: bool, max_frame_size: int | None
+) -> None:
+    whole = drain(large(masked, max_frame_size))
+    around = [*frame_ends(whole), *range(0, len(whole), AHEAD)]
+    positions = {place + offset for place in around for offset in range(-16, 17)}
+    for position in positions & set(range(1, len(whole) + 1)):
+        box = large(masked, max_frame_size)
+        wire = b"".join(take(box, AHEAD) for _ in range(position // AHEAD))
+        wire += take(box, position % AHEAD)
+        box.commit_data(BINARY, b"not sent", True)
+        box.commit_control(PING, b"not sent")
+        box.drop_unsent()
+        box.commit_close(b"")
+        wire += drain(box, AHEAD)
+        assert contents(wire) == [*begun(whole, position), (CLOSE, True, b"")]
+        assert (box.size, box.control_size) == (0, 0)
+
+
+@BOTH
+def test_dropping_before_a_byte_was_written_leaves_the_close_alone(masked: bool) -> None:
+    box = mixed(masked, closing=True)
+    box.drop_unsent()
+    assert shapes(drain(box)) == [(CLOSE, True, 0)]
+    box.drop_unsent()
+    assert box.is_empty()
+
+
+@BOTH
+def test_what_is_being_written_is_not_dropped(masked: bool) -> None:
+    for payload in (pattern(100), pattern(3 * AHEAD)):
+        for fraction in (0, 3, 4):
+            box = outbox(masked)
+            box.commit_data(BINARY, payload, True)
+            box.commit_data(BINARY, b"", True)
+            under_way = b"".join(box.buffers())
+            box.drop_unsent()
+            box.commit_close(b"")
+            written = under_way[: len(under_way) * fraction // 4]
+            box.written(len(written))
+            found = shapes(written + drain(box))
+            assert found[0] == (BINARY, True, len(payload))
+            assert found[-1] == (CLOSE, True, 0)
+            assert box.size == 0
+
+
+@BOTH
+def test_what_was_reported_as_written_is_no_longer_being_written(masked: bool) -> None:
+    box = outbox(masked)
+    box.commit_data(BINARY, b"dropped", True)
+    take(box, 0)
+    box.drop_unsent()
+    assert box.is_empty()
+    assert box.size == 0
 
 
 # Written little by little

@@ -38,6 +38,8 @@ class _Boundary(enum.IntEnum):
     """A frame, and with it a data item."""
     CONTROL = 3
     """A frame, and with it a control item."""
+    CLOSE = 4
+    """The Close frame, the last of all."""
 
 
 class _Piece(NamedTuple):
@@ -164,9 +166,10 @@ class Outbox:
         self._close = payload
 
     def drop_unsent(self) -> None:
-        """Forget all of which no byte has been written, and end the frame that has been begun.
+        """Forget what of which no byte has been written, and end the frame that has been begun.
 
-        What :meth:`buffers` has handed out and :meth:`written` not yet reported is kept as well.
+        A Close that was committed stays. What :meth:`buffers` has handed out and :meth:`written`
+        not yet reported is kept as well.
         """
         self._pong = None
         self._controls.clear()
@@ -189,6 +192,8 @@ class Outbox:
             piece = self._encoded.popleft()
             begun.append(piece)
             in_frame = piece.boundary is _Boundary.NONE
+        if self._encoded and self._encoded[-1].boundary is _Boundary.CLOSE:
+            begun.append(self._encoded[-1])
         self._encoded = begun
         self._encoded_size = sum(len(piece.buffer) for piece in begun)
         return in_frame
@@ -248,7 +253,7 @@ class Outbox:
         elif self._data:
             self._begin_data_frame()
         elif self._close is not None:
-            self._encode_control(Opcode.CLOSE, self._close, _Boundary.FRAME)
+            self._encode_control(Opcode.CLOSE, self._close, _Boundary.CLOSE)
             self._close = None
         else:
             return False
