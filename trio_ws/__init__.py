@@ -1,3 +1,45 @@
 """WebSockets for Trio: cancel any call, lose nothing."""
 
 from __future__ import annotations
+
+from ._broadcast import broadcast
+from ._client import connect_websocket, open_websocket, wrap_client_stream
+from ._errors import (
+    ConnectionClosed,
+    ConnectionClosedError,
+    ConnectionClosedOK,
+    HandshakeTimeout,
+)
+from ._frames import CloseCode, CloseReason, Opcode
+from ._handshake import HandshakeError, Request, Response, is_upgrade
+from ._options import StreamOptions, Timeouts
+from ._protocol import MessageTooBig, ProtocolError
+from ._server import WebSocketServer, serve_websocket, wrap_server_stream
+from ._stream import StreamStatistics, WebSocketStream
+
+__all__ = [
+    "CloseCode",
+    "CloseReason",
+    "ConnectionClosed",
+    "ConnectionClosedError",
+    "ConnectionClosedOK",
+    "HandshakeError",
+    "HandshakeTimeout",
+    "MessageTooBig",
+    "Opcode",
+    "ProtocolError",
+    "Request",
+    "Response",
+    "StreamOptions",
+    "StreamStatistics",
+    "Timeouts",
+    "WebSocketServer",
+    "WebSocketStream",
+    "broadcast",
+    "connect_websocket",
+    "is_upgrade",
+    "open_websocket",
+    "serve_websocket",
+    "wrap_client_stream",
+    "wrap_server_stream",
+]

@@ -1,0 +1,489 @@
+"""The ways to open a WebSocket as a server, and the server itself."""
+
+from __future__ import annotations
+
+import logging
+import math
+import socket
+import ssl
+from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Final, TypeAlias, Unpack
+
+import trio
+from trio.lowlevel import enable_ki_protection
+
+from ._errors import ConnectionClosed
+from ._frames import pack_close
+from ._handshake import HandshakeError, HeadersInput, Request, Response, ServerHandshake
+from ._opening import (
+    StreamOwner,
+    call_unprotected,
+    closing_on_failure,
+    handshake_deadline,
+    receive_some,
+    unwrap,
+)
+from ._options import StreamKeywords, StreamOptions
+from ._protocol import Role
+from ._stream import WebSocketStream
+from ._transport import make_transport
+
+Handler: TypeAlias = Callable[[WebSocketStream], Awaitable[object]]
+"""What is called for every WebSocket that was opened."""
+
+ProcessRequest: TypeAlias = Callable[[Request], Awaitable[Response | None]]
+"""What ``process_request=`` takes."""
+
+Listeners: TypeAlias = Sequence[trio.abc.Listener[trio.abc.Stream]]
+
+_LINGER: Final = 1.0
+"""Seconds for a client to read a refusal, where the stream can not half-close."""
+
+logger = logging.getLogger("trio_ws")
+
+
+@enable_ki_protection
+async def wrap_server_stream(
+    nursery: trio.Nursery,
+    stream: trio.abc.Stream,
+    *,
+    request: Request | None = None,
+    buffered: bytes = b"",
+    subprotocols: Sequence[str] = (),
+    origins: Sequence[str] | None = None,
+    headers: HeadersInput = (),
+    process_request: ProcessRequest | None = None,
+    **options: Unpack[StreamKeywords],
+) -> WebSocketStream:
+    """Accept a WebSocket on a stream that a client has connected (Beast's ``accept``).
+
+    The stream belongs to this call from the start: whatever fails closes it. A refusal is sent
+    first, and the client has until the deadline of the handshake to read it and close (one second
+    if the stream can not half-close).
+
+    :param nursery: where the background tasks of the WebSocket run. It stays open until the
+        WebSocket is closed; cancelling it closes the stream at once.
+    :param stream: any ``trio.abc.Stream``.
+    :param request: the request, if another HTTP server has read it (Beast's ``accept(request)``).
+        Default None: it is read from the stream.
+    :param buffered: bytes that were read from the stream already: the start of the request, or what
+        came behind it if ``request`` is given. Default: none.
+    :param subprotocols: names the server knows, in order of preference: the first that the client
+        offered is chosen (RFC 6455 section 1.9). Default: none.
+    :param origins: whose web pages may connect, such as ``https://example.org``; ``"*"`` is
+        everybody's. Default None: those of the host that the request names. A request without an
+        Origin header, which no browser sends, is accepted.
+    :param headers: more headers for the 101: pairs or a mapping. Default: none.
+    :param process_request: an async callable that sees every well-formed request first, HEAD and
+        HTTP/1.0 included. It returns None to go on; a :class:`Response` to answer with that
+        instead; or ``Response(101, headers)`` to go on and add headers to the answer, where
+        Sec-WebSocket-Protocol chooses the subprotocol. If it raises, the client gets 500. Default:
+        none.
+    :param options: see :class:`StreamOptions`.
+    :raises ValueError: a parameter is not legal.
+    :raises HandshakeError: the request was refused, or answered by ``process_request``, and
+        ``response`` says how; or the client went away, and ``response`` is None.
+    :raises HandshakeTimeout: the handshake, ``process_request`` included, took longer than
+        ``Timeouts.handshake``.
+
+    Cancellation closes the stream.
+    """
+    async with closing_on_failure(stream):
+        acceptor = _Acceptor.check(subprotocols, origins, headers, process_request, options)
+        handshake = acceptor.make_handshake()
+        if request is not None:
+            handshake.use_request(request)
+        if buffered:
+            handshake.receive_data(buffered)
+        ws = await acceptor.accept(stream, handshake, trio.CancelScope())
+        ws._start(nursery, shield=False)
+        return ws
+
+
+@enable_ki_protection
+async def serve_websocket(
+    handler: Handler,
+    port: int | None = None,
+    *,
+    host: str | None = None,
+    listeners: Listeners | None = None,
+    ssl_context: ssl.SSLContext | None = None,
+    subprotocols: Sequence[str] = (),
+    origins: Sequence[str] | None = None,
+    headers: HeadersInput = (),
+    process_request: ProcessRequest | None = None,
+    task_status: trio.TaskStatus[WebSocketServer] = trio.TASK_STATUS_IGNORED,
+    **options: Unpack[StreamKeywords],
+) -> None:
+    """Serve WebSockets until cancelled, or until :meth:`WebSocketServer.shutdown`.
+
+    ``handler(ws)`` runs in a task of its own for every client, and the connection is closed with
+    1000 when it returns:
+
+    .. code-block:: python
+
+        async def echo(ws):
+            async for message in ws:
+                await ws.send(message)
+
+        async with trio.open_nursery() as nursery:
+            server = await nursery.start(trio_ws.serve_websocket, echo, 8000)
+
+    Handlers are isolated from each other. What one raises is logged, to the logger ``trio_ws``, and
+    closes its connection with 1011. The :class:`ConnectionClosed` of its own stream, bare or in
+    groups with nothing else, is no error but the usual end. Cancelled, KeyboardInterrupt and
+    SystemExit pass.
+
+    :param handler: an async callable that is given the :class:`WebSocketStream`.
+    :param port: the TCP port to listen on; 0 lets the system choose. Give this or *listeners*.
+    :param host: the address or the name to listen on. Default None: every address, by IPv4 and by
+        IPv6.
+    :param listeners: what to listen on instead of *port*, such as Unix sockets. They belong to this
+        call from the start.
+    :param ssl_context: speak TLS, on top of *listeners* too. Default: do not.
+    :param subprotocols: as for :func:`wrap_server_stream`; so *origins*, *headers* and
+        *process_request*.
+    :param task_status: for ``nursery.start``, which returns the :class:`WebSocketServer` when it
+        listens.
+    :param options: see :class:`StreamOptions`.
+    :raises ValueError: a parameter is not legal.
+    :raises OSError: the port can not be listened on.
+
+    Cancellation cancels the handlers. Until its handler has ended a stream works, in shields; then
+    its client is told 1001, and has a second to answer.
+    """
+    async with closing_on_failure(*(listeners or ())):
+        acceptor = _Acceptor.check(subprotocols, origins, headers, process_request, options)
+        opened = await _listen(port, host, listeners, ssl_context)
+    server = WebSocketServer(handler, acceptor, opened)
+    try:
+        await server._serve(task_status)
+        return
+    except BaseExceptionGroup as group:
+        # Of the server's own nurseries nobody needs to know.
+        error = unwrap(group)
+    raise error
+
+
+async def _listen(
+    port: int | None,
+    host: str | None,
+    listeners: Listeners | None,
+    ssl_context: ssl.SSLContext | None,
+) -> Listeners:
+    if (port is None) == (listeners is None):
+        raise ValueError("give either a port or listeners")
+    if listeners is None:
+        assert port is not None
+        listeners = await trio.open_tcp_listeners(port, host=host)
+    elif host is not None:
+        raise ValueError("give host together with a port, not with listeners")
+    if ssl_context is None:
+        return tuple(listeners)
+    return tuple([trio.SSLListener(each, ssl_context, https_compatible=True) for each in listeners])
+
+
+@dataclass(frozen=True, slots=True)
+class _Acceptor:
+    """How requests are answered, and with which options streams are opened."""
+
+    subprotocols: Sequence[str]
+    origins: Sequence[str] | None
+    headers: HeadersInput
+    process_request: ProcessRequest | None
+    options: StreamOptions
+
+    @classmethod
+    def check(
+        cls,
+        subprotocols: Sequence[str],
+        origins: Sequence[str] | None,
+        headers: HeadersInput,
+        process_request: ProcessRequest | None,
+        options: StreamKeywords,
+    ) -> _Acceptor:
+        # A Response has its headers in a tuple: what was given may be an iterator.
+        pairs = Response(101, headers).headers
+        acceptor = cls(subprotocols, origins, pairs, process_request, StreamOptions(**options))
+        acceptor.make_handshake()
+        return acceptor
+
+    def make_handshake(self) -> ServerHandshake:
+        return ServerHandshake(
+            subprotocols=self.subprotocols,
+            origins=self.origins,
+            headers=self.headers,
+            max_size=self.options.max_handshake_size,
+        )
+
+    async def accept(
+        self, stream: trio.abc.Stream, handshake: ServerHandshake, waiting: trio.CancelScope
+    ) -> WebSocketStream:
+        """Answer the client, and make the WebSocket if the answer is 101.
+
+        :param waiting: what cancels it makes the answer 503, unless there is one.
+        :raises HandshakeError: if the answer is not 101, or the client went away.
+        """
+        with handshake_deadline(handshake, self.options):
+            try:
+                await self._answer(stream, handshake, waiting)
+            except HandshakeError:
+                await _deliver_refusal(stream, handshake)
+                raise
+            try:
+                await stream.send_all(handshake.data_to_send())
+            except trio.BrokenResourceError as error:
+                raise HandshakeError("the client went away before it was answered") from error
+            return _make_stream(stream, handshake, self.options)
+
+    async def _answer(
+        self, stream: trio.abc.Stream, handshake: ServerHandshake, waiting: trio.CancelScope
+    ) -> None:
+        """Let ``handshake`` have an answer.
+
+        :raises HandshakeError: if it is not 101, or the client went away.
+        """
+        with waiting:
+            while (request := handshake.next_request()) is None:
+                handshake.receive_data(await receive_some(stream))
+            await self._respond(handshake, request)
+        if waiting.cancelled_caught:
+            handshake.refuse(503, "The server is shutting down.")
+        refusal = handshake.refusal()
+        if refusal is not None:
+            raise refusal
+
+    async def _respond(self, handshake: ServerHandshake, request: Request) -> None:
+        try:
+            answer = None
+            if self.process_request is not None:
+                answer = await call_unprotected(self.process_request, request)
+            handshake.respond(answer)
+        except Exception:
+            logger.exception("process_request failed: the client gets 500")
+            handshake.refuse(500, "The server failed to process the request.")
+
+
+async def _deliver_refusal(stream: trio.abc.Stream, handshake: ServerHandshake) -> None:
+    """Send it, and discard what still comes: unread input would turn the end of TCP into a reset,
+    which can destroy what was sent.
+    """
+    data = handshake.data_to_send()
+    if not data:
+        return
+    transport = make_transport(stream)
+    with suppress(trio.BrokenResourceError, OSError):
+        await stream.send_all(data)
+        if transport.can_send_eof:
+            await transport.send_eof()
+        with trio.move_on_after(math.inf if transport.can_send_eof else _LINGER):
+            while await transport.receive():
+                pass
+
+
+def _make_stream(
+    stream: trio.abc.Stream, handshake: ServerHandshake, options: StreamOptions
+) -> WebSocketStream:
+    assert handshake.request is not None
+    assert handshake.response is not None
+    return WebSocketStream(
+        stream,
+        Role.SERVER,
+        options,
+        request=handshake.request,
+        response=handshake.response,
+        subprotocol=handshake.subprotocol,
+        buffered=handshake.trailing_data,
+    )
+
+
+class WebSocketServer:
+    """A running server: what ``nursery.start(serve_websocket, ...)`` returns.
+
+    Made by :func:`serve_websocket`; the constructor is not public.
+    """
+
+    def __init__(self, handler: Handler, acceptor: _Acceptor, listeners: Listeners) -> None:
+        self._handler = handler
+        self._acceptor = acceptor
+        self._listeners = tuple(listeners)
+        self._ports = {port for port in map(_port_of, listeners) if port is not None}
+        self._connections: set[WebSocketStream] = set()
+        self._handshakes: set[trio.CancelScope] = set()
+        self._goodbye: tuple[int | None, str] | None = None
+        self._listening = trio.CancelScope()
+        self._running = trio.CancelScope()
+        self._ended = trio.Event()
+
+    @property
+    def listeners(self) -> tuple[trio.abc.Listener[trio.abc.Stream], ...]:
+        """What the server listens on: the addresses are those of their sockets."""
+        return self._listeners
+
+    @property
+    def port(self) -> int:
+        """The TCP port that the server listens on.
+
+        :raises RuntimeError: there is none, or there are several: then see :attr:`listeners`.
+        """
+        if not self._ports:
+            raise RuntimeError("this server does not listen on a TCP port: see its listeners")
+        if len(self._ports) > 1:
+            raise RuntimeError(
+                f"this server listens on several ports, {sorted(self._ports)}: see its listeners, "
+                "or give a host, because port 0 is another one for IPv4 and for IPv6"
+            )
+        return next(iter(self._ports))
+
+    @property
+    def connections(self) -> frozenset[WebSocketStream]:
+        """The streams whose handlers run, at this moment: for :func:`broadcast`, say."""
+        return frozenset(self._connections)
+
+    @enable_ki_protection
+    async def shutdown(
+        self, *, grace: float = 10.0, code: int | None = 1001, reason: str = ""
+    ) -> None:
+        """End the server in order; afterwards :func:`serve_websocket` returns.
+
+        It stops listening, answers open handshakes with 503, and sends a Close to every client. The
+        handlers then have time to end: they can send no more, receive until their
+        :class:`ConnectionClosed`, and clean up. Those that have not ended by then are cancelled.
+
+        It may be called again, by other tasks too: the first Close counts, and the shortest grace.
+        A handler must not wait for it: it would wait for itself, until it is cancelled.
+
+        :param grace: seconds for handlers and open handshakes to end. Default 10. 0 cancels them at
+            once; ``math.inf`` never does.
+        :param code: as for :meth:`WebSocketStream.send_close`. Default 1001, going away.
+        :param reason: as for :meth:`WebSocketStream.send_close`. Default: none.
+        :raises ValueError: *code* or *reason* may not be sent, or *grace* is negative; then nothing
+            has changed.
+
+        Cancellation is a grace of 0: the handlers are cancelled, and this does not wait for them.
+        """
+        pack_close(code, reason)
+        if not grace >= 0:
+            raise ValueError(f"grace={grace!r}: give seconds, 0 or more")
+        try:
+            with trio.move_on_after(grace):
+                await self._begin_shutdown(code, reason)
+                await self._ended.wait()
+        finally:
+            self._listening.cancel()
+            self._running.cancel()
+        await self._ended.wait()
+
+    async def _begin_shutdown(self, code: int | None, reason: str) -> None:
+        if self._goodbye is not None:
+            return
+        self._goodbye = code, reason
+        self._listening.cancel()
+        for handshake in self._handshakes:
+            handshake.cancel()
+        for ws in self.connections:
+            with suppress(trio.ClosedResourceError):
+                await ws.send_close(code, reason)
+
+    async def _serve(self, task_status: trio.TaskStatus[WebSocketServer]) -> None:
+        try:
+            with self._running:
+                async with trio.open_nursery() as nursery:
+                    task_status.started(self)
+                    with self._listening:
+                        await trio.serve_listeners(
+                            self._serve_client, list(self._listeners), handler_nursery=nursery
+                        )
+        finally:
+            self._ended.set()
+
+    @enable_ki_protection
+    async def _serve_client(self, stream: trio.abc.Stream) -> None:
+        peer = _name_peer(stream)
+        try:
+            async with closing_on_failure(stream):
+                ws = await self._open(stream)
+        except HandshakeError as error:
+            level = logging.DEBUG if error.response is None else logging.INFO
+            logger.log(level, "%s: no WebSocket was opened: %s", peer, error)
+        except Exception:
+            logger.exception("%s: the opening handshake failed", peer)
+        else:
+            logger.debug("%s: opened", peer)
+            await self._handle(ws, peer)
+            logger.debug("%s: closed: %s", peer, ws.close_reason)
+
+    async def _open(self, stream: trio.abc.Stream) -> WebSocketStream:
+        waiting = trio.CancelScope()
+        if self._goodbye is not None:
+            waiting.cancel()
+        self._handshakes.add(waiting)
+        try:
+            return await self._acceptor.accept(stream, self._acceptor.make_handshake(), waiting)
+        finally:
+            self._handshakes.remove(waiting)
+
+    async def _handle(self, ws: WebSocketStream, peer: str) -> None:
+        """Run the handler, and close; whatever it raises that is an Exception is only logged."""
+        self._connections.add(ws)
+        try:
+            async with StreamOwner(ws):
+                await self._call_handler(ws)
+        except Exception as error:
+            _log_failure(error, ws, peer)
+        except BaseExceptionGroup as group:
+            failures, others = group.split(Exception)
+            if failures is None:
+                raise
+            _log_failure(failures, ws, peer)
+            assert others is not None
+            raise others from group.__cause__
+        finally:
+            self._connections.remove(ws)
+
+    async def _call_handler(self, ws: WebSocketStream) -> None:
+        if self._goodbye is not None:
+            await ws.aclose(*self._goodbye)
+            return
+        try:
+            await call_unprotected(self._handler, ws)
+        except Exception as error:
+            if not _is_own_end(error, ws):
+                raise
+
+
+def _is_own_end(error: BaseException, ws: WebSocketStream) -> bool:
+    """Whether a handler ended because its stream did: that, and nothing else, went wrong."""
+    if isinstance(error, BaseExceptionGroup):
+        return all(_is_own_end(part, ws) for part in error.exceptions)
+    return isinstance(error, ConnectionClosed) and error.stream is ws
+
+
+def _log_failure(error: BaseException, ws: WebSocketStream, peer: str) -> None:
+    if not _is_own_end(error, ws):
+        logger.error("%s: the handler raised", peer, exc_info=error)
+
+
+def _port_of(listener: trio.abc.Listener[trio.abc.Stream]) -> int | None:
+    if isinstance(listener, trio.SSLListener):
+        return _port_of(listener.transport_listener)
+    if not isinstance(listener, trio.SocketListener):
+        return None
+    if listener.socket.family not in (socket.AF_INET, socket.AF_INET6):
+        return None
+    port: int = listener.socket.getsockname()[1]
+    return port
+
+
+def _name_peer(stream: trio.abc.Stream) -> str:
+    """How to call the client in the log."""
+    if isinstance(stream, trio.SSLStream):
+        return _name_peer(stream.transport_stream)
+    if isinstance(stream, trio.SocketStream):
+        with suppress(OSError):
+            match stream.socket.getpeername():
+                case (str(host), int(port), *_):
+                    return f"{host}:{port}"
+    return "a client"
