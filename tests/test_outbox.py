@@ -584,6 +584,46 @@ def test_what_was_reported_as_written_is_no_longer_being_written(masked: bool) -
     assert box.size == 0
 
 
+@BOTH
+@pytest.mark.parametrize("max_frame_size", [None, AHEAD, 2 * AHEAD, 3 * AHEAD])
+def test_what_was_dropped_is_never_written(masked: bool, max_frame_size: int | None) -> None:
+    box = outbox(masked, max_frame_size)
+    box.commit_data(BINARY, b"before", True)
+    box.commit_control(PING, b"before")
+    before = box.mark()
+    drain(box)
+    box.commit_data(BINARY, pattern(3 * AHEAD), True)
+    in_progress = box.mark()
+    take(box, 5)
+    box.commit_data(BINARY, b"", True)
+    data_dropped = box.mark()
+    box.commit_control(PING, b"")
+    control_dropped = box.mark()
+    box.drop_unsent()
+    box.drop_unsent()
+    box.commit_close(b"")
+    drain(box)
+    assert box.is_written(before)
+    whole = max_frame_size is None or max_frame_size == 3 * AHEAD
+    assert box.is_written(in_progress) is whole
+    assert not box.is_written(data_dropped)
+    assert not box.is_written(control_dropped)
+
+
+@BOTH
+def test_dropping_copies_nothing(masked: bool) -> None:
+    box = outbox(masked, max_frame_size=16 * 1024 * KIB)
+    box.commit_data(BINARY, bytes(20 * 1024 * KIB), True)
+    take(box, 5)
+    tracemalloc.start()
+    try:
+        box.drop_unsent()
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert peak < 4 * KIB
+
+
 # Written little by little
 
 COMMITS = st.lists(

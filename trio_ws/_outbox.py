@@ -52,8 +52,10 @@ class _Data(NamedTuple):
 
     opcode: Opcode | None
     """None: *payload* is a whole frame already."""
-    payload: bytes
+    payload: Buffer
     fin: bool
+    cut: bool = False
+    """Whether the end of it was dropped, so that it never counts as written."""
 
 
 class Mark(NamedTuple):
@@ -175,13 +177,9 @@ class Outbox:
         self._controls.clear()
         self.control_size = 0
         rest = self._frame_left if self._handed_out or self._drop_encoded() else 0
-        if rest:
-            cut = self._data[0]
-            self._data = deque([cut._replace(payload=cut.payload[: self._offset + rest])])
-        else:
-            self._data.clear()
-            self._offset = self._frame_left = 0
-        ends = sum(piece.boundary is _Boundary.DATA for piece in self._encoded) + len(self._data)
+        self._drop_data(rest)
+        ends = sum(piece.boundary is _Boundary.DATA for piece in self._encoded)
+        ends += sum(not data.cut for data in self._data)
         self._pending_size = FRAME_COST * ends + rest
 
     def _drop_encoded(self) -> bool:
@@ -197,6 +195,17 @@ class Outbox:
         self._encoded = begun
         self._encoded_size = sum(len(piece.buffer) for piece in begun)
         return in_frame
+
+    def _drop_data(self, rest: int) -> None:
+        """Drop all data but the *rest* of the frame in progress."""
+        if not rest:
+            self._data.clear()
+            self._offset = self._frame_left = 0
+            return
+        data = self._data[0]
+        end = self._offset + rest
+        cut = data.cut or end < len(data.payload)
+        self._data = deque([data._replace(payload=memoryview(data.payload)[:end], cut=cut)])
 
     # Writing
 
@@ -263,7 +272,7 @@ class Outbox:
         self._append(self._frame(opcode | FIN, payload), boundary)
 
     def _begin_data_frame(self) -> None:
-        opcode, payload, fin = self._data[0]
+        opcode, payload, fin, _ = self._data[0]
         if opcode is None:
             self._append(payload, _Boundary.DATA)
             self._pending_size -= len(payload)
@@ -287,13 +296,14 @@ class Outbox:
 
     def _encode_payload(self) -> None:
         """The next piece of a frame too large to be copied; without a mask, all of it."""
-        payload, key = self._data[0].payload, self._frame_key
+        data, key = self._data[0], self._frame_key
+        payload = data.payload
         length = self._frame_left if key is None else min(self._frame_left, AHEAD)
         chunk = memoryview(payload)[self._offset : self._offset + length]
         self._frame_left -= length
         if self._frame_left:
             boundary = _Boundary.NONE
-        elif self._offset + length < len(payload):
+        elif data.cut or self._offset + length < len(payload):
             boundary = _Boundary.FRAME
         else:
             boundary = _Boundary.DATA
@@ -301,7 +311,7 @@ class Outbox:
         self._append(chunk if key is None else apply_mask(chunk, key), boundary)
         self._advance(length)
 
-    def _frame(self, first_byte: int, payload: bytes) -> bytes:
+    def _frame(self, first_byte: int, payload: Buffer) -> bytes:
         if self._keys is None:
             return pack_header(first_byte, len(payload), None) + payload
         key = self._keys()
