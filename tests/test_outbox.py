@@ -471,6 +471,20 @@ def test_a_mark_needs_the_control_frames_and_the_data_before_it(masked: bool) ->
     assert not box.is_written(behind)
 
 
+@BOTH
+def test_a_mark_after_the_close_needs_the_close_and_one_before_does_not(masked: bool) -> None:
+    box = outbox(masked)
+    before = box.mark()
+    box.commit_close(b"")
+    after = box.mark()
+    take(box, 1)
+    assert box.is_written(before)
+    assert not box.is_written(after)
+    drain(box)
+    assert box.is_written(before)
+    assert box.is_written(after)
+
+
 # Dropping what is unsent
 
 

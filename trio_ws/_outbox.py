@@ -63,6 +63,7 @@ class Mark(NamedTuple):
 
     data: int
     control: int
+    close: bool
 
 
 class Outbox:
@@ -75,6 +76,8 @@ class Outbox:
 
     __slots__ = (
         "_close",
+        "_close_committed",
+        "_close_written",
         "_committed_control",
         "_committed_data",
         "_controls",
@@ -104,6 +107,8 @@ class Outbox:
         """Bytes of control frames that are not encoded, and :data:`FRAME_COST` for each."""
         self._pong: bytes | None = None
         self._close: bytes | None = None
+        self._close_committed = False
+        self._close_written = False
         # Of the first message in _data, _offset bytes have been encoded, and of the frame that is
         # being cut from it _frame_left are missing.
         self._offset = 0
@@ -166,6 +171,7 @@ class Outbox:
     def commit_close(self, payload: bytes) -> None:
         """The Close frame, after everything else."""
         self._close = payload
+        self._close_committed = True
 
     def drop_unsent(self) -> None:
         """Forget what of which no byte has been written, and end the frame that has been begun.
@@ -211,11 +217,15 @@ class Outbox:
 
     def mark(self) -> Mark:
         """The place after everything that has been committed until now."""
-        return Mark(self._committed_data, self._committed_control)
+        return Mark(self._committed_data, self._committed_control, self._close_committed)
 
     def is_written(self, mark: Mark) -> bool:
         """Whether everything before *mark* has been handed to the transport."""
-        return self._written_data >= mark.data and self._written_control >= mark.control
+        return (
+            self._written_data >= mark.data
+            and self._written_control >= mark.control
+            and self._close_written >= mark.close
+        )
 
     def buffers(self) -> list[Buffer]:
         """What to write next, at least 64 KiB if there is as much; empty if there is nothing.
@@ -247,6 +257,8 @@ class Outbox:
                 self._pending_size -= FRAME_COST
             elif boundary is _Boundary.CONTROL:
                 self._written_control += 1
+            elif boundary is _Boundary.CLOSE:
+                self._close_written = True
 
     def _encode_next(self) -> bool:
         """The next frame, or the next piece of a large one; False if there is none."""
