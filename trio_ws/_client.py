@@ -103,7 +103,7 @@ class open_websocket:
         exc: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        await self._owner.__aexit__(exc_type, exc, traceback)
+        await self._owner.__aexit__(exc_type, exc, traceback)  # noqa: ASYNC102 (it shields itself)
 
 
 @enable_ki_protection
@@ -250,12 +250,10 @@ async def _shake_hands(
 
 async def _raise_refusal(stream: trio.abc.Stream, handshake: ClientHandshake) -> NoReturn:
     """Read as much of the refusal's body as is worth it."""
-    with trio.move_on_after(_REFUSAL_TIME):
-        while handshake.next_response() is None:
-            try:
-                handshake.receive_data(bytes(await stream.receive_some()))
-            except trio.BrokenResourceError:
-                handshake.receive_data(b"")
+    with trio.move_on_after(_REFUSAL_TIME), suppress(trio.BrokenResourceError):
+        while True:
+            handshake.receive_data(bytes(await stream.receive_some()))
+            handshake.next_response()
     refusal = handshake.refusal()
     assert refusal is not None
     raise refusal

@@ -112,7 +112,7 @@ class StreamOwner:
                     await self._stream.aclose(_goodbye_code(exc))
         finally:
             self._stream._end()
-            await self._close_nursery()
+            await self._close_nursery()  # noqa: ASYNC102 (a nursery is shielded while it closes)
 
     async def _close_nursery(self) -> None:
         """Wait for the background tasks. What comes out is a KeyboardInterrupt that came now."""

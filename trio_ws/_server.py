@@ -159,7 +159,7 @@ async def serve_websocket(
         opened = await _listen(port, host, listeners, ssl_context)
     server = WebSocketServer(handler, acceptor, opened)
     try:
-        await server._serve(task_status)
+        await server._serve(lambda: task_status.started(server))
         return
     except BaseExceptionGroup as group:
         # Of the server's own nurseries nobody needs to know.
@@ -227,11 +227,10 @@ class _Acceptor:
         :raises HandshakeError: if the answer is not 101, or the client went away.
         """
         with handshake_deadline(handshake, self.options):
-            try:
-                await self._answer(stream, handshake, waiting)
-            except HandshakeError:
+            refusal = await self._answer(stream, handshake, waiting)
+            if refusal is not None:
                 await _deliver_refusal(stream, handshake)
-                raise
+                raise refusal
             try:
                 await stream.send_all(handshake.data_to_send())
             except trio.BrokenResourceError as error:
@@ -240,20 +239,18 @@ class _Acceptor:
 
     async def _answer(
         self, stream: trio.abc.Stream, handshake: ServerHandshake, waiting: trio.CancelScope
-    ) -> None:
-        """Let ``handshake`` have an answer.
-
-        :raises HandshakeError: if it is not 101, or the client went away.
-        """
-        with waiting:
-            while (request := handshake.next_request()) is None:
-                handshake.receive_data(await receive_some(stream))
-            await self._respond(handshake, request)
+    ) -> HandshakeError | None:
+        """Let ``handshake`` have an answer; the error that stands for it unless it is 101."""
+        try:
+            with waiting:
+                while (request := handshake.next_request()) is None:
+                    handshake.receive_data(await receive_some(stream))
+                await self._respond(handshake, request)
+        except HandshakeError as error:
+            return error
         if waiting.cancelled_caught:
             handshake.refuse(503, "The server is shutting down.")
-        refusal = handshake.refusal()
-        if refusal is not None:
-            raise refusal
+        return handshake.refusal()
 
     async def _respond(self, handshake: ServerHandshake, request: Request) -> None:
         try:
@@ -387,11 +384,11 @@ class WebSocketServer:
             with suppress(trio.ClosedResourceError):
                 await ws.send_close(code, reason)
 
-    async def _serve(self, task_status: trio.TaskStatus[WebSocketServer]) -> None:
+    async def _serve(self, started: Callable[[], None]) -> None:
         try:
             with self._running:
                 async with trio.open_nursery() as nursery:
-                    task_status.started(self)
+                    started()
                     with self._listening:
                         await trio.serve_listeners(
                             self._serve_client, list(self._listeners), handler_nursery=nursery
@@ -406,7 +403,8 @@ class WebSocketServer:
             async with closing_on_failure(stream):
                 ws = await self._open(stream)
         except HandshakeError as error:
-            level = logging.DEBUG if error.response is None else logging.INFO
+            refused = error.response is not None and error.response.status >= 400
+            level = logging.INFO if refused else logging.DEBUG
             logger.log(level, "%s: no WebSocket was opened: %s", peer, error)
         except Exception:
             logger.exception("%s: the opening handshake failed", peer)
