@@ -1,4 +1,4 @@
-"""What the tests share: certificates, hypothesis profiles, the ``--autobahn`` option."""
+"""What the tests share: certificates, transports, hypothesis profiles, ``--autobahn``."""
 
 from __future__ import annotations
 
@@ -7,7 +7,10 @@ import ssl
 
 import hypothesis
 import pytest
+import transports
+import trio
 import trustme
+from raw_peer import Streams
 
 hypothesis.settings.register_profile("dev", deadline=None)
 hypothesis.settings.register_profile("ci", deadline=None, print_blob=True)
@@ -43,3 +46,14 @@ def client_ssl_context(certificate_authority: trustme.CA) -> ssl.SSLContext:
     context = ssl.create_default_context(ssl.Purpose.SERVER_AUTH)
     context.load_verify_locations(cadata=certificate_authority.cert_pem.bytes().decode("ascii"))
     return context
+
+
+@pytest.fixture(params=transports.KINDS)
+async def streams(
+    request: pytest.FixtureRequest,
+    nursery: trio.Nursery,
+    client_ssl_context: ssl.SSLContext,
+    server_ssl_context: ssl.SSLContext,
+) -> Streams:
+    """The transports of a client and of a server, of every kind."""
+    return await transports.connect(request.param, nursery, client_ssl_context, server_ssl_context)

@@ -1,0 +1,71 @@
+"""Transports of every kind that trio_ws promises to work over, as connected pairs.
+
+``memory`` and ``lockstep`` are Trio's; ``split`` is memory that brings three bytes at a time;
+``socket`` is a Unix socket pair, ``tcp`` the loopback interface, both taken by the fast path;
+``tls`` is TLS over TCP, ``tls_memory`` over memory; ``pipes`` are those of two real processes.
+"""
+
+from __future__ import annotations
+
+import ssl
+import subprocess
+from functools import partial
+
+import trio
+import trio.testing
+from raw_peer import Streams, make_streams
+
+from trio_ws.testing import FaultyStream
+
+KINDS = ("memory", "lockstep", "split", "socket", "tcp", "tls", "tls_memory", "pipes")
+DETERMINISTIC_KINDS = ("memory", "lockstep", "split", "socket", "tls_memory")
+"""Those with which everything that can happen has happened once all tasks are blocked."""
+
+
+async def connect(
+    kind: str, nursery: trio.Nursery, client_tls: ssl.SSLContext, server_tls: ssl.SSLContext
+) -> Streams:
+    """The transports of a client and of a server; what they need to live is in *nursery*."""
+    if kind == "lockstep":
+        return trio.testing.lockstep_stream_pair()
+    if kind == "split":
+        return _split(await make_streams("memory"))
+    if kind == "tls":
+        return _secure(await make_streams("tcp"), client_tls, server_tls)
+    if kind == "tls_memory":
+        return _secure(await make_streams("memory"), client_tls, server_tls)
+    if kind == "pipes":
+        return await _pipes(nursery)
+    return await make_streams(kind)
+
+
+def _split(streams: Streams) -> Streams:
+    client, server = map(FaultyStream, streams)
+    client.max_bytes = server.max_bytes = 3
+    return client, server
+
+
+def _secure(streams: Streams, client_tls: ssl.SSLContext, server_tls: ssl.SSLContext) -> Streams:
+    client, server = streams
+    return (
+        trio.SSLStream(client, client_tls, server_hostname="localhost", https_compatible=True),
+        trio.SSLStream(server, server_tls, server_side=True, https_compatible=True),
+    )
+
+
+async def _pipes(nursery: trio.Nursery) -> Streams:
+    """Each direction through a ``cat`` of its own."""
+    relay = partial(
+        trio.run_process, ["cat"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, check=False
+    )
+    there: trio.Process = await nursery.start(relay)
+    back: trio.Process = await nursery.start(relay)
+    return _staple(there.stdin, back.stdout), _staple(back.stdin, there.stdout)
+
+
+def _staple(
+    send_stream: trio.abc.SendStream | None, receive_stream: trio.abc.ReceiveStream | None
+) -> trio.abc.Stream:
+    assert send_stream is not None
+    assert receive_stream is not None
+    return trio.StapledStream(send_stream, receive_stream)
