@@ -365,8 +365,8 @@ class WebSocketServer:
         if not grace >= 0:
             raise ValueError(f"grace={grace!r}: give seconds, 0 or more")
         try:
+            await self._begin_shutdown(code, reason)
             with trio.move_on_after(grace):
-                await self._begin_shutdown(code, reason)
                 await self._ended.wait()
         finally:
             self._listening.cancel()
@@ -381,7 +381,8 @@ class WebSocketServer:
         for handshake in self._handshakes:
             handshake.cancel()
         for ws in self.connections:
-            with suppress(trio.ClosedResourceError):
+            # It does not wait, and being shielded reaches them with a grace of 0, too.
+            with trio.CancelScope(shield=True), suppress(trio.ClosedResourceError):
                 await ws.send_close(code, reason)
 
     async def _serve(self, started: Callable[[], None]) -> None:
