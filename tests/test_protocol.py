@@ -13,6 +13,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from trio_ws._frames import Buffer, CloseCode, CloseReason, Opcode
+from trio_ws._options import StreamOptions
 from trio_ws._protocol import (
     FRAME_COST,
     RECEIVING,
@@ -725,6 +726,32 @@ def test_what_was_kept_is_given_up_once_it_is_decoded(role: Role) -> None:
     finally:
         tracemalloc.stop()
     assert held - start < 2_000
+
+
+@BOTH_ROLES
+@pytest.mark.parametrize("how", ["close", "violation", "fail", "end"])
+def test_what_was_kept_is_given_up_when_nothing_counts_any_more(role: Role, how: str) -> None:
+    sent = frame(role, TEXT, b"a") + frame(role, CLOSE, rsv=how == "violation") + bytes(1_000_000)
+    protocol = Protocol(role, None)
+    tracemalloc.start()
+    try:
+        assert protocol.decode(sent, 1) == ["a"]
+        if how == "fail":
+            protocol.fail(CloseCode.INTERNAL_ERROR, "")
+        elif how == "end":
+            protocol.end()
+        else:
+            assert len(protocol.decode(b"", 1)) == 1
+        held, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert held < 10_000
+
+
+def test_a_frame_counts_as_much_as_the_options_say() -> None:
+    assert FRAME_COST == 64
+    assert StreamOptions.__doc__ is not None
+    assert "each message counts 64 bytes more" in StreamOptions.__doc__
 
 
 # Buffers are the caller's
