@@ -25,6 +25,9 @@ from ._protocol import FRAME_COST
 AHEAD: Final = 64 * 1024
 """Bytes that are encoded before the transport has taken those before them."""
 
+_REFILL = 16 * 1024
+"""Bytes that must have been taken before more is encoded, so that pieces do not become tiny."""
+
 _COPY_BELOW = 4 * 1024
 """Payloads up to here are copied behind their header: cheaper than a buffer of their own."""
 
@@ -86,6 +89,7 @@ class Outbox:
         "_encoded_size",
         "_frame_key",
         "_frame_left",
+        "_frame_offset",
         "_handed_out",
         "_keys",
         "_mid_frame",
@@ -109,9 +113,10 @@ class Outbox:
         self._close: bytes | None = None
         self._close_committed = False
         self._close_written = False
-        # Of the first message in _data, _offset bytes have been encoded, and of the frame that is
-        # being cut from it _frame_left are missing.
+        # Of the first message in _data, _offset bytes have been encoded. Of the frame that is being
+        # cut from it, _frame_offset bytes have been and _frame_left are missing.
         self._offset = 0
+        self._frame_offset = 0
         self._frame_left = 0
         self._frame_key: bytes | None = None
         self._encoded: deque[_Piece] = deque()
@@ -228,11 +233,11 @@ class Outbox:
         )
 
     def buffers(self) -> list[Buffer]:
-        """What to write next, at least 64 KiB if there is as much; empty if there is nothing.
+        """What to write next, at least 48 KiB if there is as much; empty if there is nothing.
 
         Whoever asks writes them, and reports it to :meth:`written`.
         """
-        while self._encoded_size < AHEAD and self._encode_next():
+        while self._encoded_size <= AHEAD - _REFILL and self._encode_next():
             pass
         self._handed_out = bool(self._encoded)
         return [piece.buffer for piece in self._encoded]
@@ -303,6 +308,7 @@ class Outbox:
             self._advance(length)
         else:
             self._frame_key = self._keys() if self._keys else None
+            self._frame_offset = 0
             self._frame_left = length
             self._append(pack_header(first_byte, length, self._frame_key), _Boundary.NONE)
 
@@ -310,7 +316,9 @@ class Outbox:
         """The next piece of a frame too large to be copied; without a mask, all of it."""
         data, key = self._data[0], self._frame_key
         payload = data.payload
-        length = self._frame_left if key is None else min(self._frame_left, AHEAD)
+        length = self._frame_left
+        if key is not None:
+            length = min(length, AHEAD - self._encoded_size)
         chunk = memoryview(payload)[self._offset : self._offset + length]
         self._frame_left -= length
         if self._frame_left:
@@ -319,8 +327,8 @@ class Outbox:
             boundary = _Boundary.FRAME
         else:
             boundary = _Boundary.DATA
-        # AHEAD is a multiple of 4, so each piece begins with the key's first byte.
-        self._append(chunk if key is None else apply_mask(chunk, key), boundary)
+        self._append(chunk if key is None else apply_mask(chunk, key, self._frame_offset), boundary)
+        self._frame_offset += length
         self._advance(length)
 
     def _frame(self, first_byte: int, payload: Buffer) -> bytes:
