@@ -1001,6 +1001,15 @@ def meets_message(role: Role, sent: bytes, on: int, off: int) -> bool:
 
 
 @BOTH_ROLES
+def test_not_to_discard_what_was_not_discarded_changes_nothing(role: Role) -> None:
+    protocol = Protocol(role, None)
+    protocol.decode(frame(role, TEXT, b"a\xe2", fin=False), UNLIMITED)
+    protocol.discarding = False
+    assert not protocol.discarding
+    assert protocol.decode(frame(role, CONTINUATION, b"\x82\xac"), UNLIMITED) == ["a€"]
+
+
+@BOTH_ROLES
 def test_discarding_forgets_half_a_code_point(role: Role) -> None:
     protocol = Protocol(role, None)
     protocol.decode(frame(role, TEXT, b"a\xe2\x82", fin=False), UNLIMITED)
