@@ -1,0 +1,1 @@
+"""trio_ws talking to other WebSocket implementations."""
