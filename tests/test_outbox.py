@@ -517,7 +517,7 @@ def mixed(masked: bool, *, closing: bool) -> Outbox:
 
 def large(masked: bool, max_frame_size: int | None) -> Outbox:
     box = outbox(masked, max_frame_size)
-    box.commit_data(BINARY, pattern(4 * AHEAD), True)
+    box.commit_data(BINARY, pattern(5 * AHEAD // 2), True)
     return box
 
 
@@ -525,10 +525,16 @@ def contents(wire: bytes) -> list[tuple[int, bool, bytes]]:
     return [frame[:3] for frame in frames(wire)]
 
 
-def begun(whole: bytes, position: int) -> list[tuple[int, bool, bytes]]:
-    """The frames of *whole* that begin before *position*."""
-    count = sum(end < position for end in frame_ends(whole)) + (position > 0)
-    return contents(whole)[:count]
+class Begun:
+    """The frames of *whole* that begin before a position."""
+
+    def __init__(self, whole: bytes) -> None:
+        self._ends = frame_ends(whole)
+        self._contents = contents(whole)
+
+    def before(self, position: int) -> list[tuple[int, bool, bytes]]:
+        count = sum(end < position for end in self._ends) + (position > 0)
+        return self._contents[:count]
 
 
 @BOTH
@@ -537,6 +543,7 @@ def test_dropping_at_any_byte_ends_the_frame_and_leaves_nothing_but_the_close(
     masked: bool, closing: bool
 ) -> None:
     whole = drain(mixed(masked, closing=closing))
+    begun = Begun(whole)
     close = (CLOSE, True, b"")
     for position in range(len(whole) + 1):
         box = mixed(masked, closing=closing)
@@ -544,7 +551,7 @@ def test_dropping_at_any_byte_ends_the_frame_and_leaves_nothing_but_the_close(
         box.drop_unsent()
         if not closing:
             box.commit_close(b"")
-        expected = begun(whole, position)
+        expected = begun.before(position)
         if close not in expected:
             expected.append(close)
         wire += drain(box)
@@ -559,6 +566,7 @@ def test_dropping_in_a_large_message_ends_its_frame(
     masked: bool, max_frame_size: int | None
 ) -> None:
     whole = drain(large(masked, max_frame_size))
+    begun = Begun(whole)
     around = [*frame_ends(whole), *range(0, len(whole), AHEAD)]
     positions = {place + offset for place in around for offset in range(-16, 17)}
     for position in positions & set(range(1, len(whole) + 1)):
@@ -570,7 +578,7 @@ def test_dropping_in_a_large_message_ends_its_frame(
         box.drop_unsent()
         box.commit_close(b"")
         wire += drain(box, AHEAD)
-        assert contents(wire) == [*begun(whole, position), (CLOSE, True, b"")]
+        assert contents(wire) == [*begun.before(position), (CLOSE, True, b"")]
         assert (box.size, box.control_size) == (0, 0)
 
 
