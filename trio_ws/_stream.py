@@ -22,16 +22,16 @@ that the connection is over.
 from __future__ import annotations
 
 import logging
-import math
-import random
 from collections import OrderedDict
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Final, Literal, NamedTuple, TypeAlias, TypeVar, Unpack, overload
+from functools import partial
+from typing import Final, Literal, TypeAlias, Unpack, overload
 
 import trio
 from trio.lowlevel import enable_ki_protection
 
+from ._deadlines import Deadlines, Due
 from ._errors import ConnectionClosed, ConnectionClosedError, ConnectionClosedOK
 from ._frames import (
     MAX_CONTROL_PAYLOAD,
@@ -47,6 +47,7 @@ from ._handshake import Request, Response
 from ._inbox import Inbox
 from ._options import StreamKeywords, StreamOptions
 from ._outbox import Outbox
+from ._pings import Pings, fresh_payload
 from ._protocol import (
     RECEIVING,
     Close,
@@ -58,6 +59,7 @@ from ._protocol import (
     State,
     Violation,
 )
+from ._senders import ControlSender, DataSender, Senders
 from ._ticker import Timer, current_ticker
 from ._transport import make_transport
 from ._waiting import Sleeper, Waiter
@@ -70,9 +72,6 @@ logger = logging.getLogger("trio_ws")
 
 _DECODE_STEP: Final = 64 * 1024
 """What the reader decodes before others have their turn, in the units of ``Protocol.decode``."""
-
-_CONTROL_ROOM: Final = 16 * 1024
-"""Bytes of the user's pings and pongs that wait for a frame boundary before more have to wait."""
 
 _LINGER: Final = 1.0
 """Seconds for a peer of a failed connection to read why, where there is no half-close."""
@@ -115,51 +114,6 @@ class _Receiver(Waiter):
         self.max_bytes = max_bytes
         self.message: Message = b""
         self.fin = True
-
-
-class _DataSender(Waiter):
-    """A task that waits to commit a message, or a part of one."""
-
-    __slots__ = ("fin", "opcode", "payload", "utf8_pending")
-
-    def __init__(self, opcode: Opcode, payload: bytes, fin: bool, utf8_pending: bytes) -> None:
-        super().__init__()
-        self.opcode = opcode
-        self.payload = payload
-        self.fin = fin
-        self.utf8_pending = utf8_pending
-
-
-class _ControlSender(Waiter):
-    """A task that waits to commit a ping or a pong, and, with a ping, for its pong."""
-
-    __slots__ = ("opcode", "payload", "round_trip")
-
-    def __init__(self, opcode: Opcode, payload: bytes) -> None:
-        super().__init__()
-        self.opcode = opcode
-        self.payload = payload
-        self.round_trip = math.nan
-
-
-@dataclass(slots=True)
-class _OutgoingMessage:
-    """The message that ``send_some`` has begun and not ended; its task alone may continue it."""
-
-    task: trio.lowlevel.Task
-    opcode: Opcode
-    utf8_pending: bytes
-
-
-class _SentPing(NamedTuple):
-    """A ping whose pong is still to come; nobody waits for that of a keep-alive."""
-
-    payload: bytes
-    at: float
-    sender: _ControlSender | None
-
-
-WaiterT = TypeVar("WaiterT", bound=Waiter)
 
 
 class WebSocketStream(trio.abc.Channel[str | bytes]):
@@ -206,12 +160,10 @@ class WebSocketStream(trio.abc.Channel[str | bytes]):
         self._inbox = Inbox()
         # Waiting tasks
         self._receivers: OrderedDict[trio.lowlevel.Task, _Receiver] = OrderedDict()
-        self._data_senders: OrderedDict[trio.lowlevel.Task, _DataSender] = OrderedDict()
-        self._control_senders: OrderedDict[trio.lowlevel.Task, _ControlSender] = OrderedDict()
-        self._sent_pings: OrderedDict[trio.lowlevel.Task | None, _SentPing] = OrderedDict()
         self._discarders = 0
         # Sending
-        self._outgoing: _OutgoingMessage | None = None
+        self._pings = Pings()
+        self._senders = Senders(self._outbox, options.max_outbox_size, self._pings.sent)
         # Receiving
         self._paused_reader = Sleeper()
         self._reader_scope = trio.CancelScope()
@@ -223,11 +175,7 @@ class WebSocketStream(trio.abc.Channel[str | bytes]):
         # Time
         self._ticker = current_ticker()
         self._timer = Timer(self._ticker, self)
-        self._received_at = trio.current_time()
-        self._keep_alive_at = -math.inf
-        self._close_deadline = math.inf
-        self._latency: float | None = None
-        self._messages_sent = 0
+        self._deadlines = Deadlines(options.timeouts, trio.current_time())
         self._messages_received = 0
         self._bytes_received = len(buffered)
 
@@ -294,7 +242,7 @@ class WebSocketStream(trio.abc.Channel[str | bytes]):
 
         None before the first pong.
         """
-        return self._latency
+        return self._pings.latency
 
     @property
     def options(self) -> StreamOptions:
@@ -313,21 +261,23 @@ class WebSocketStream(trio.abc.Channel[str | bytes]):
         self._options = options
         self._protocol.max_message_size = options.max_message_size
         self._outbox.max_frame_size = options.max_frame_size
+        self._senders.max_size = options.max_outbox_size
+        self._deadlines.timeouts = options.timeouts
         self._set_timer()
         self._wake_reader_if_room()
-        self._admit_senders()
+        self.room_made()
         self._write_committed()
 
     def statistics(self) -> StreamStatistics:
         """A snapshot of what has gone through the stream and what waits in it."""
         return StreamStatistics(
-            messages_sent=self._messages_sent,
+            messages_sent=self._senders.messages_sent,
             messages_received=self._messages_received,
             bytes_sent=self._writer.bytes_sent,
             bytes_received=self._bytes_received,
             inbox_size=self._inbox.size + self._protocol.partial_size,
             outbox_size=self._outbox.size,
-            tasks_waiting_send=len(self._data_senders) + len(self._control_senders),
+            tasks_waiting_send=len(self._senders),
             tasks_waiting_receive=len(self._receivers),
         )
 
@@ -448,17 +398,16 @@ class WebSocketStream(trio.abc.Channel[str | bytes]):
         """
         opcode, payload = encode_message(message, text)
         await self._checkpoint(len(payload))
-        if self._can_commit_at_once():
-            self._commit_message(opcode, payload)
-        else:
-            self._check_sending()
-            if self._outgoing and self._outgoing.task is trio.lowlevel.current_task():
-                raise RuntimeError(
-                    "this task has begun a message with send_some: end it with fin=True first"
-                )
-            sender = _DataSender(opcode, payload, True, b"")
-            self._data_senders[sender.task] = sender
-            await sender.park(self._data_senders.pop)
+        self._check_sending()
+        if self._senders.has_turn():
+            self._senders.commit(opcode, payload)
+            self._write_committed()
+            return
+        if self._senders.own_message() is not None:
+            raise RuntimeError(
+                "this task has begun a message with send_some: end it with fin=True first"
+            )
+        await self._senders.wait(DataSender(opcode, payload, True, b""))
 
     @enable_ki_protection
     def send_nowait(self, message: Data, *, text: bool | None = None) -> None:
@@ -468,11 +417,11 @@ class WebSocketStream(trio.abc.Channel[str | bytes]):
             not ended; nothing was sent.
         """
         opcode, payload = encode_message(message, text)
-        if self._can_commit_at_once():
-            self._commit_message(opcode, payload)
-        else:
-            self._check_sending()
+        self._check_sending()
+        if not self._senders.has_turn():
             raise trio.WouldBlock
+        self._senders.commit(opcode, payload)
+        self._write_committed()
 
     @enable_ki_protection
     async def send_some(self, data: Data, *, fin: bool, text: bool | None = None) -> None:
@@ -495,17 +444,13 @@ class WebSocketStream(trio.abc.Channel[str | bytes]):
         opcode, payload, utf8_pending = self._encode_part(data, fin, text)
         await self._checkpoint(len(payload))
         self._check_sending()
-        task = trio.lowlevel.current_task()
-        if self._may_commit(task) and (self._outgoing or not self._data_senders):
-            self._commit_part(task, opcode, payload, fin, utf8_pending)
-            self._admit_senders()
+        sender = DataSender(opcode, payload, fin, utf8_pending)
+        if self._senders.try_part(sender):
+            # Its end may be what others wait for.
+            self.room_made()
             self._write_committed()
-            return
-        sender = _DataSender(opcode, payload, fin, utf8_pending)
-        self._data_senders[task] = sender
-        if self._outgoing and self._outgoing.task is task:
-            self._data_senders.move_to_end(task, last=False)
-        await sender.park(self._data_senders.pop)
+        else:
+            await self._senders.wait(sender)
 
     @enable_ki_protection
     async def flush(self) -> None:
@@ -524,77 +469,19 @@ class WebSocketStream(trio.abc.Channel[str | bytes]):
 
     def _encode_part(self, data: Data, fin: bool, text: bool | None) -> tuple[Opcode, bytes, bytes]:
         """Opcode, payload, and the start of a code point that the message will end with."""
-        outgoing = self._outgoing
-        if outgoing is None or outgoing.task is not trio.lowlevel.current_task():
+        message = self._senders.own_message()
+        if message is None:
             opcode = _message_opcode(data, text)
             pending = b""
         else:
-            opcode = outgoing.opcode
-            pending = outgoing.utf8_pending
+            opcode = message.opcode
+            pending = message.utf8_pending
             if opcode is Opcode.BINARY and isinstance(data, str):
                 raise TypeError("this message is binary: give bytes")
         payload = _to_bytes(data)
         if opcode is Opcode.TEXT and not (isinstance(data, str) and not pending):
             pending = validate_utf8(pending, payload, fin)
         return opcode, payload, pending
-
-    def _can_commit_at_once(self) -> bool:
-        return (
-            self._outgoing is None
-            and not self._data_senders
-            and self._outbox.size < self._options.max_outbox_size
-            and self._protocol.state is State.OPEN
-            and self._writer.error is None
-            and not self._released
-        )
-
-    def _may_commit(self, task: trio.lowlevel.Task) -> bool:
-        """Whether *task*, being the first in turn, may commit data."""
-        return (
-            (self._outgoing is None or self._outgoing.task is task)
-            and self._outbox.size < self._options.max_outbox_size
-            and self._writer.error is None
-        )
-
-    def _commit_message(self, opcode: Opcode, payload: bytes) -> None:
-        self._outbox.commit_data(opcode, payload, True)
-        self._messages_sent += 1
-        self._write_committed()
-
-    def _commit_part(
-        self,
-        task: trio.lowlevel.Task,
-        opcode: Opcode,
-        payload: bytes,
-        fin: bool,
-        utf8_pending: bytes,
-    ) -> None:
-        outgoing = self._outgoing
-        self._outbox.commit_data(opcode if outgoing is None else Opcode.CONTINUATION, payload, fin)
-        if fin:
-            self._outgoing = None
-            self._messages_sent += 1
-        elif outgoing is None:
-            self._outgoing = _OutgoingMessage(task, opcode, utf8_pending)
-        else:
-            outgoing.utf8_pending = utf8_pending
-
-    def _admit_senders(self) -> None:
-        """Commit for the tasks whose turn it is, and wake them: whoever makes room calls this."""
-        if self._protocol.state is not State.OPEN:
-            return
-        while self._control_senders and self._outbox.control_size < _CONTROL_ROOM:
-            _, control = self._control_senders.popitem(last=False)
-            self._commit_control(control)
-            if control.opcode is Opcode.PONG:
-                control.wake()
-        while self._data_senders:
-            task, sender = next(iter(self._data_senders.items()))
-            if not self._may_commit(task):
-                break
-            del self._data_senders[task]
-            self._commit_part(task, sender.opcode, sender.payload, sender.fin, sender.utf8_pending)
-            sender.wake()
 
     def _check_sending(self) -> None:
         self._check_released()
@@ -606,14 +493,15 @@ class WebSocketStream(trio.abc.Channel[str | bytes]):
 
         It leaves in the next tick. False, and nothing has happened, if there is no room.
         """
-        if not self._can_commit_at_once():
+        if self._released or self._protocol.state is not State.OPEN:
+            return False
+        if not self._senders.has_turn():
             return False
         limit = self._outbox.max_frame_size
         if self._protocol.role is Role.SERVER and (limit is None or len(payload) <= limit):
-            self._outbox.commit_frame(frame)
+            self._senders.commit_frame(frame)
         else:
-            self._outbox.commit_data(opcode, payload, True)
-        self._messages_sent += 1
+            self._senders.commit(opcode, payload)
         self._writer.committed(gather=True)
         return True
 
@@ -627,14 +515,18 @@ class WebSocketStream(trio.abc.Channel[str | bytes]):
             one, which no other ping of this stream has.
         :returns: the round trip in seconds.
         :raises ValueError: *payload* is too long.
+        :raises TypeError: *payload* is not bytes-like.
         :raises ConnectionClosedError: the connection is closing or closed, or closes meanwhile.
         :raises trio.ClosedResourceError: this side has closed the stream.
 
         Cancellation is total. If the ping has left, its pong is ignored.
         """
-        data = random.randbytes(8) if payload is None else _control_payload(payload)
+        data = fresh_payload() if payload is None else _control_payload(payload)
         await self._checkpoint(len(data))
-        sender = self._send_control(Opcode.PING, data)
+        self._check_sending()
+        sender = ControlSender(Opcode.PING, data)
+        if self._senders.send_control(sender):
+            self._write_committed()
         await sender.park(self._forget_ping)
         return sender.round_trip
 
@@ -644,36 +536,23 @@ class WebSocketStream(trio.abc.Channel[str | bytes]):
 
         :param payload: at most 125 bytes. Default: empty.
         :raises ValueError: *payload* is too long.
+        :raises TypeError: *payload* is not bytes-like.
         :raises ConnectionClosedError: as for :meth:`send`; so ``trio.ClosedResourceError``.
 
         Pings are answered without it. Cancellation is total.
         """
         data = _control_payload(payload)
         await self._checkpoint(len(data))
-        sender = self._send_control(Opcode.PONG, data)
-        if sender.task in self._control_senders:
-            await sender.park(self._control_senders.pop)
+        self._check_sending()
+        sender = ControlSender(Opcode.PONG, data)
+        if self._senders.send_control(sender):
+            self._write_committed()
+        else:
+            await sender.park(self._senders.forget_control)
 
     def _forget_ping(self, task: trio.lowlevel.Task, default: None) -> None:
-        self._control_senders.pop(task, default)
-        self._sent_pings.pop(task, default)
-
-    def _send_control(self, opcode: Opcode, payload: bytes) -> _ControlSender:
-        """Commit it if there is room; else it waits its turn."""
-        self._check_sending()
-        sender = _ControlSender(opcode, payload)
-        if self._control_senders or self._outbox.control_size >= _CONTROL_ROOM:
-            self._control_senders[sender.task] = sender
-        else:
-            self._commit_control(sender)
-            self._write_committed()
-        return sender
-
-    def _commit_control(self, sender: _ControlSender) -> None:
-        self._outbox.commit_control(sender.opcode, sender.payload)
-        if sender.opcode is Opcode.PING:
-            sent = _SentPing(sender.payload, trio.current_time(), sender)
-            self._sent_pings[sender.task] = sent
+        self._senders.forget_control(task, default)
+        self._pings.forget(task)
 
     # Closing
 
@@ -757,15 +636,13 @@ class WebSocketStream(trio.abc.Channel[str | bytes]):
 
     def _begin_closing(self) -> None:
         """No more sends; from now on one deadline counts, and nothing extends it."""
-        self._outgoing = None
         self._settle()
         self._write_committed()
         self._begin_close_deadline()
 
     def _begin_close_deadline(self) -> None:
-        if self._close_deadline == math.inf:
-            self._close_deadline = trio.current_time() + self._options.timeouts.handshake_seconds
-            self._set_timer()
+        self._deadlines.begin_close(trio.current_time())
+        self._set_timer()
 
     def _fail(self, code: CloseCode, reason: str, cause: Exception) -> None:
         """Give the connection up (RFC 6455 section 7.1.7)."""
@@ -803,26 +680,20 @@ class WebSocketStream(trio.abc.Channel[str | bytes]):
     def _settle(self) -> None:
         """Wake the tasks whose calls can no longer succeed; call it after each change of state."""
         state = self._protocol.state
+        sending_error = partial(self._end_error, sending=True)
         if state is not State.OPEN or self._released:
-            self._refuse(self._data_senders, sending=True)
-            self._refuse(self._control_senders, sending=True)
+            self._senders.refuse(sending_error)
         if state not in RECEIVING or self._released:
             self._serve_receivers()
-            self._refuse(self._receivers, sending=False)
-            self._refuse_pings()
+            self._refuse_receivers()
+            self._pings.refuse(sending_error)
         if state is State.FAILED or self._concluded or self._released:
-            self._writer.refuse_flushers(lambda: self._end_error(sending=True))
+            self._writer.refuse_flushers(sending_error)
 
-    def _refuse(self, waiters: OrderedDict[trio.lowlevel.Task, WaiterT], *, sending: bool) -> None:
-        while waiters:
-            _, waiter = waiters.popitem(last=False)
-            waiter.refuse(self._end_error(sending=sending))
-
-    def _refuse_pings(self) -> None:
-        while self._sent_pings:
-            _, sent = self._sent_pings.popitem(last=False)
-            if sent.sender is not None:
-                sent.sender.refuse(self._end_error(sending=True))
+    def _refuse_receivers(self) -> None:
+        while self._receivers:
+            _, receiver = self._receivers.popitem(last=False)
+            receiver.refuse(self._end_error(sending=False))
 
     def _end_error(self, *, sending: bool) -> Exception:
         if self._released:
@@ -875,7 +746,7 @@ class WebSocketStream(trio.abc.Channel[str | bytes]):
         if not data:
             self._lose(self._writer.error)
             return None
-        self._received_at = trio.current_time()
+        self._deadlines.received(trio.current_time())
         self._writer.begin_turn()
         self._bytes_received += len(data)
         return data
@@ -897,9 +768,8 @@ class WebSocketStream(trio.abc.Channel[str | bytes]):
 
     async def _pause(self) -> None:
         """Wait for room in the inbox. Silence does not count meanwhile."""
+        self._deadlines.pause()
         await self._paused_reader.sleep()
-        self._received_at = trio.current_time()
-        self._set_timer()
 
     def _wake_reader_if_room(self) -> None:
         """Whoever makes room in the inbox calls this. Half of it must be free, to wake seldom."""
@@ -908,6 +778,8 @@ class WebSocketStream(trio.abc.Channel[str | bytes]):
         room = self._room()
         if room > 0 and room >= min(self._options.max_inbox_size // 2, _DECODE_STEP):
             self._paused_reader.wake()
+            self._deadlines.resume(trio.current_time())
+            self._set_timer()
 
     def _handle(self, events: list[Event]) -> None:
         for event in events:
@@ -934,7 +806,7 @@ class WebSocketStream(trio.abc.Channel[str | bytes]):
         if isinstance(event, Close):
             self._answer_close(event.reason)
         elif isinstance(event, Pong):
-            self._receive_pong(event.payload)
+            self._pings.receive_pong(event.payload)
         elif self._protocol.state is State.OPEN:
             self._answer_ping(event.payload)
         return True
@@ -949,30 +821,15 @@ class WebSocketStream(trio.abc.Channel[str | bytes]):
             logger.exception("control_callback of %r raised", self)
             if self._protocol.state is not State.CLOSED:
                 self._fail(CloseCode.INTERNAL_ERROR, "internal error", error)
-            return False
+                return False
         return True
 
     def _answer_ping(self, payload: bytes) -> None:
-        if self._writer.is_busy or self._outbox.control_size >= _CONTROL_ROOM:
+        if self._writer.is_blocked or not self._senders.has_control_room():
             self._outbox.commit_reply(payload)
         else:
             self._outbox.commit_control(Opcode.PONG, payload)
         self._write_committed()
-
-    def _receive_pong(self, payload: bytes) -> None:
-        """Complete the ping that this pong answers, and those before it."""
-        pings = self._sent_pings
-        if not any(sent.payload == payload for sent in pings.values()):
-            return
-        now = trio.current_time()
-        answered = False
-        while not answered:
-            _, sent = pings.popitem(last=False)
-            answered = sent.payload == payload
-            self._latency = now - sent.at
-            if sent.sender is not None:
-                sent.sender.round_trip = self._latency
-                sent.sender.wake()
 
     def _answer_close(self, reason: CloseReason) -> None:
         """Answer with the code that came (RFC 6455 section 5.5.1), unless our Close came first."""
@@ -1006,7 +863,8 @@ class WebSocketStream(trio.abc.Channel[str | bytes]):
 
     def room_made(self) -> None:
         """For the writer: commit for those who waited for room."""
-        self._admit_senders()
+        if self._protocol.state is State.OPEN:
+            self._senders.admit()
 
     def writing_blocked(self) -> None:
         """For the writer: from now on the transport has to take something in time."""
@@ -1014,6 +872,7 @@ class WebSocketStream(trio.abc.Channel[str | bytes]):
 
     def writing_stopped(self) -> None:
         """For the writer: the reader has to find out what that means, and not for ever."""
+        self._senders.stop()
         self._begin_close_deadline()
         self._wake_reader_if_room()
 
@@ -1044,7 +903,8 @@ class WebSocketStream(trio.abc.Channel[str | bytes]):
                 await self._discard_until_eof()
                 nursery.cancel_scope.cancel()
         elif failed:
-            self._close_deadline = min(self._close_deadline, trio.current_time() + _LINGER)
+            soon = trio.current_time() + _LINGER
+            self._deadlines.close_at = min(self._deadlines.close_at, soon)
             self._set_timer()
             await self._discard_until_eof()
         else:
@@ -1063,7 +923,7 @@ class WebSocketStream(trio.abc.Channel[str | bytes]):
         try:
             if not in_order:
                 self._say_goodbye()
-            deadline = self._close_deadline
+            deadline = self._deadlines.close_at
             self._conclude()
             if in_order:
                 with trio.CancelScope(deadline=deadline):
@@ -1111,45 +971,19 @@ class WebSocketStream(trio.abc.Channel[str | bytes]):
 
     def _set_timer(self) -> None:
         """Ask the ticker for the earliest time at which there may be something to do."""
-        self._timer.set(min(self._close_deadline, self._idle_deadline(), self._write_deadline()))
-
-    def _write_deadline(self) -> float:
-        """When a transport that takes nothing is the end."""
-        return self._writer.deadline(self._options.timeouts.idle_seconds)
-
-    def _idle_deadline(self) -> float:
-        """When silence calls for a ping, or is the end."""
-        if self._paused_reader or self._close_deadline != math.inf:
-            return math.inf
-        timeouts = self._options.timeouts
-        if timeouts.keep_alive_pings and self._keep_alive_at < self._received_at:
-            return self._received_at + timeouts.idle_seconds / 2
-        return self._received_at + timeouts.idle_seconds
+        self._timer.set(self._deadlines.next(self._writer.blocked_since))
 
     def deadline_passed(self) -> None:
         """For the ticker: see what has become of the time that :meth:`_set_timer` asked for."""
-        now = trio.current_time()
-        if self._close_deadline <= now:
-            self._expire("the closing handshake took too long")
-        elif self._write_deadline() <= now:
-            self._expire("the peer has taken nothing of what was to be written for the idle time")
-        elif self._idle_deadline() <= now:
-            timeouts = self._options.timeouts
-            if timeouts.keep_alive_pings and self._keep_alive_at < self._received_at:
-                self._keep_alive(now)
-                self._set_timer()
-            else:
-                self._expire("the peer has been silent for the idle time")
-        else:
-            self._set_timer()
-
-    def _keep_alive(self, now: float) -> None:
-        self._keep_alive_at = now
-        payload = random.randbytes(8)
-        self._sent_pings.pop(None, None)
-        self._sent_pings[None] = _SentPing(payload, now, None)
-        self._outbox.commit_control(Opcode.PING, payload)
-        self._write_committed()
+        due = self._deadlines.due(trio.current_time(), self._writer.blocked_since)
+        if due is Due.PING:
+            payload = fresh_payload()
+            self._outbox.commit_control(Opcode.PING, payload)
+            self._pings.sent_keep_alive(payload)
+            self._write_committed()
+        elif due is not Due.NOTHING:
+            self._expire(due.value)
+        self._set_timer()
 
     def _expire(self, what: str) -> None:
         """Too slow: tear the transport down. Once both Closes are exchanged that is no fault."""
@@ -1187,7 +1021,7 @@ def _to_bytes(data: Data) -> bytes:
 
 
 def _control_payload(payload: bytes) -> bytes:
-    data = bytes(payload)
+    data = bytes(memoryview(payload))
     if len(data) > MAX_CONTROL_PAYLOAD:
         raise ValueError(
             f"a payload of {len(data)} bytes: at most {MAX_CONTROL_PAYLOAD} fit into a ping or pong"

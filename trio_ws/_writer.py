@@ -114,6 +114,11 @@ class Writer:
         self.error: Exception | None = None
         self.bytes_sent = 0
 
+    @property
+    def is_blocked(self) -> bool:
+        """Whether the transport is known to take nothing now; of a socket alone that is known."""
+        return self.is_busy and self._transport.can_write_nowait
+
     # Committed
 
     def committed(self, *, gather: bool) -> None:
@@ -167,9 +172,10 @@ class Writer:
             with suppress(OSError, trio.ClosedResourceError):
                 self._transport.write_nowait(self._outbox.buffers())
 
-    def deadline(self, idle_seconds: float) -> float:
-        """When the transport has taken nothing for *idle_seconds*; infinity if it need not."""
-        return self._progress_at + idle_seconds if self.is_busy else math.inf
+    @property
+    def blocked_since(self) -> float:
+        """When the transport last took something; infinity if it has nothing to take."""
+        return self._progress_at if self.is_busy else math.inf
 
     # Writing
 
