@@ -87,7 +87,7 @@ class Ticker:
     def __init__(self) -> None:
         self._budget = DEFAULT_BUDGET
         self._left = DEFAULT_BUDGET
-        self._dirty: list[Flushable] = []
+        self._dirty: dict[Flushable, None] = {}
         self._task: trio.lowlevel.Task | None = None
         self._parked = False
         self._deadlines: list[tuple[float, int, Timer]] = []
@@ -115,15 +115,15 @@ class Ticker:
     # Writing
 
     def flush_soon(self, stream: Flushable) -> None:
-        """Have *stream* flushed in the next tick. Once per stream and tick."""
-        self._dirty.append(stream)
+        """Have *stream* flushed in the next tick, once however often it is asked for."""
+        self._dirty[stream] = None
         if self._parked:
             self._parked = False
             assert self._task is not None
             trio.lowlevel.reschedule(self._task)
 
     def _flush_all(self) -> None:
-        dirty, self._dirty = self._dirty, []
+        dirty, self._dirty = self._dirty, {}
         for stream in dirty:
             stream.flush_now()
 
