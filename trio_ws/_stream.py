@@ -983,10 +983,12 @@ class WebSocketStream(trio.abc.Channel[str | bytes]):
             self._write_committed()
         elif due is not Due.NOTHING:
             self._expire(due.value)
+            return
         self._set_timer()
 
     def _expire(self, what: str) -> None:
         """Too slow: tear the transport down. Once both Closes are exchanged that is no fault."""
+        self._timer.close()
         if self._protocol.state in RECEIVING:
             error = trio.TooSlowError(what)
             error.__cause__ = self._writer.error
