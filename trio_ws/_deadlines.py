@@ -30,11 +30,12 @@ class Deadlines:
     :ivar close_at: when the close must have ended; infinity before it has begun.
     """
 
-    __slots__ = ("_paused", "_pinged", "_received_at", "close_at", "timeouts")
+    __slots__ = ("_closing", "_paused", "_pinged", "_received_at", "close_at", "timeouts")
 
     def __init__(self, timeouts: Timeouts, now: float) -> None:
         self.timeouts = timeouts
         self.close_at = math.inf
+        self._closing = False
         self._received_at = now
         self._pinged = False
         self._paused = False
@@ -54,8 +55,9 @@ class Deadlines:
         self.received(now)
 
     def begin_close(self, now: float) -> None:
-        """The first Close counts: its deadline is never extended."""
-        if self.close_at == math.inf:
+        """From now on the deadline of the close alone counts, and nothing extends it."""
+        if not self._closing:
+            self._closing = True
             self.close_at = now + self.timeouts.handshake_seconds
 
     def next(self, blocked_since: float) -> float:
@@ -81,7 +83,7 @@ class Deadlines:
         return Due.SILENT
 
     def _silence_at(self) -> float:
-        if self._paused or self.close_at != math.inf:
+        if self._paused or self._closing:
             return math.inf
         idle = self.timeouts.idle_seconds
         return self._received_at + (idle / 2 if self._may_ping() else idle)

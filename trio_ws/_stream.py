@@ -753,11 +753,14 @@ class WebSocketStream(trio.abc.Channel[str | bytes]):
 
     async def _let_others_run(self) -> None:
         """After a full step; and before a Close or a violation, so that what came before it can be
-        answered: a task that was handed a message is sure to have run when two ticks are over.
+        answered: a task that was handed a message runs in the next tick, and the writer task, where
+        it does the writing, in the one after that.
         """
         await trio.lowlevel.checkpoint()
         if self._protocol.is_ending:
             await trio.lowlevel.checkpoint()
+            if not self._transport.can_write_nowait:
+                await trio.lowlevel.checkpoint()
 
     def _room(self) -> int:
         """How much may be decoded now, in the units of ``Protocol.decode``."""
