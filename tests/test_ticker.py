@@ -330,6 +330,27 @@ async def test_an_earlier_deadline_wakes_a_ticker_that_waits_for_a_later_one(
     assert late.deadlines == []
 
 
+async def test_a_time_that_is_asked_for_again_is_kept_once(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    stream = Stream()
+    timer, other = timer_for(stream), timer_for(Stream())
+    far = trio.current_time() + 1000
+    for rounds in range(1, 20):
+        timer.set(far)
+        timer.set(trio.current_time() + 1)
+        await trio.sleep(1.5)
+        assert len(stream.deadlines) == rounds
+        timer.set(far)
+        for _ in range(3):
+            other.set(far)
+            other.close()
+            other = timer_for(Stream())
+        assert current_ticker().pending_deadlines <= 2
+    timer.close()
+    assert current_ticker().pending_deadlines == 0
+
+
 async def test_ten_thousand_timers(autojump_clock: trio.testing.MockClock) -> None:
     rng = random.Random(7)
     start = trio.current_time()

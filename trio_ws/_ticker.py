@@ -47,38 +47,47 @@ class TimerOwner(Protocol):
 
 
 class Timer:
-    """One stream's place among the deadlines."""
+    """One stream's place among the deadlines.
 
-    __slots__ = ("_owner", "_ticker", "at")
+    :ivar at: the time asked for; infinity if there is none, and minus infinity once it is closed.
+    :ivar entry: the number of the one entry among the deadlines that counts, or 0.
+    """
+
+    __slots__ = ("_owner", "_ticker", "at", "entry")
 
     def __init__(self, ticker: Ticker, owner: TimerOwner) -> None:
         self._ticker = ticker
         self._owner: TimerOwner | None = owner
         self.at = math.inf
+        self.entry = 0
 
     def set(self, at: float) -> None:
         """Call the owner's ``deadline_passed`` at *at*, or before if it asked for an earlier time.
 
         Cheap if nothing changes; infinity asks for nothing.
         """
-        if at < self.at and self._owner is not None:
-            before, self.at = self.at, at
-            self._ticker.add_deadline(at, self)
-            self._ticker.forget_deadline(before)
+        if at < self.at:
+            self._forget()
+            self.at = at
+            self.entry = self._ticker.add_deadline(at, self)
 
-    def fire(self, at: float) -> bool:
-        """For the ticker: *at* has come. False if another time counts by now, or none."""
-        if self._owner is None or at != self.at:
-            return False
+    def fire(self) -> None:
+        """For the ticker: the time has come."""
+        assert self._owner is not None
         self.at = math.inf
+        self.entry = 0
         self._owner.deadline_passed()
-        return True
 
     def close(self) -> None:
         """Never again."""
+        self._forget()
         self._owner = None
-        before, self.at = self.at, math.inf
-        self._ticker.forget_deadline(before)
+        self.at = -math.inf
+
+    def _forget(self) -> None:
+        if self.entry:
+            self.entry = 0
+            self._ticker.forget_deadline()
 
 
 class Ticker:
@@ -91,8 +100,8 @@ class Ticker:
         self._task: trio.lowlevel.Task | None = None
         self._parked = False
         self._deadlines: list[tuple[float, int, Timer]] = []
-        self._forgotten = 0
-        self._order = itertools.count()
+        self._timers_set = 0
+        self._entry_numbers = itertools.count(1)
         self._scope = trio.CancelScope()
 
     # The budget
@@ -129,21 +138,21 @@ class Ticker:
 
     # Deadlines
 
-    def add_deadline(self, at: float, timer: Timer) -> None:
-        """For :class:`Timer`."""
-        heapq.heappush(self._deadlines, (at, next(self._order), timer))
+    def add_deadline(self, at: float, timer: Timer) -> int:
+        """For :class:`Timer`: the number of the new entry."""
+        number = next(self._entry_numbers)
+        heapq.heappush(self._deadlines, (at, number, timer))
+        self._timers_set += 1
         if at < self._scope.deadline:
             self._scope.deadline = at
+        return number
 
-    def forget_deadline(self, at: float) -> None:
-        """For :class:`Timer`: an entry for *at* counts no more. They are swept out by halves."""
-        if at == math.inf:
-            return
-        self._forgotten += 1
-        if self._forgotten * 2 > len(self._deadlines):
-            self._deadlines = [entry for entry in self._deadlines if entry[2].at == entry[0]]
+    def forget_deadline(self) -> None:
+        """For :class:`Timer`: an entry counts no more. They are swept out by halves."""
+        self._timers_set -= 1
+        if len(self._deadlines) > 2 * self._timers_set:
+            self._deadlines = [entry for entry in self._deadlines if entry[1] == entry[2].entry]
             heapq.heapify(self._deadlines)
-            self._forgotten = 0
 
     @property
     def pending_deadlines(self) -> int:
@@ -153,9 +162,10 @@ class Ticker:
     def _fire_deadlines(self) -> None:
         now = trio.current_time()
         while self._deadlines and self._deadlines[0][0] <= now:
-            at, _, timer = heapq.heappop(self._deadlines)
-            if not timer.fire(at):
-                self._forgotten -= 1
+            _, number, timer = heapq.heappop(self._deadlines)
+            if number == timer.entry:
+                self._timers_set -= 1
+                timer.fire()
 
     # The task
 
