@@ -159,9 +159,10 @@ def test_runs_in_several_threads_do_not_touch_each_other() -> None:
 
 
 async def test_a_flush_comes_in_the_next_tick(ticks: TickCounter) -> None:
-    ticker = current_ticker()
-    for _ in range(3):
-        await quiet()
+    for settle in (False, True, True):
+        ticker = current_ticker()
+        if settle:
+            await quiet()
         stream = Stream(ticks)
         ticker.flush_soon(stream)
         now = ticks.count
@@ -306,6 +307,24 @@ async def test_a_timer_may_be_set_when_it_fires(autojump_clock: trio.testing.Moc
     assert stream.deadlines == [start + second for second in range(1, 6)]
     await trio.sleep(10)
     assert len(stream.deadlines) == 5
+
+
+async def test_a_timer_set_for_the_past_when_it_fires_holds_nobody_up(ticks: TickCounter) -> None:
+    at: list[int] = []
+
+    def once_more() -> None:
+        at.append(ticks.count)
+        if len(at) < 10:
+            timer.set(trio.current_time() - 1)
+        if len(at) == 5:
+            current_ticker().flush_soon(flushed)
+
+    flushed = Stream(ticks)
+    timer = timer_for(Stream(on_deadline=once_more))
+    timer.set(trio.current_time())
+    await quiet()
+    assert len(set(at)) == len(at) == 10
+    assert at[4] < flushed.flushes[0] < at[9]
 
 
 async def test_a_timer_may_be_closed_when_it_fires(autojump_clock: trio.testing.MockClock) -> None:

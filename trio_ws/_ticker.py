@@ -160,9 +160,12 @@ class Ticker:
         return len(self._deadlines)
 
     def _fire_deadlines(self) -> None:
+        """Those that are due. One that is set meanwhile waits for a later tick, due or not."""
         now = trio.current_time()
+        due = []
         while self._deadlines and self._deadlines[0][0] <= now:
-            _, number, timer = heapq.heappop(self._deadlines)
+            due.append(heapq.heappop(self._deadlines))
+        for _, number, timer in due:
             if number == timer.entry:
                 self._timers_set -= 1
                 timer.fire()
@@ -173,6 +176,8 @@ class Ticker:
         """The system task."""
         self._task = trio.lowlevel.current_task()
         while True:
+            self._flush_all()
+            self._fire_deadlines()
             next_deadline = self._deadlines[0][0] if self._deadlines else math.inf
             with trio.CancelScope(deadline=next_deadline) as self._scope:
                 while True:
@@ -181,7 +186,6 @@ class Ticker:
                     else:
                         await self._park()
                     self._flush_all()
-            self._fire_deadlines()
 
     async def _park(self) -> None:
         def abort(_: RaiseCancelT) -> Abort:
