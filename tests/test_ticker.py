@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import random
+import socket
 import threading
 from collections.abc import Callable
 from functools import partial
@@ -368,6 +369,31 @@ async def test_a_time_that_is_asked_for_again_is_kept_once(
         assert current_ticker().pending_deadlines <= 2
     timer.close()
     assert current_ticker().pending_deadlines == 0
+
+
+async def test_bytes_that_came_before_a_deadline_are_seen_before_it_passes(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    left, right = socket.socketpair()
+    with left, right:
+        for _ in range(20):
+            order: list[str] = []
+
+            async def read(order: list[str]) -> None:
+                await trio.lowlevel.wait_readable(left)
+                order.append("bytes")
+                left.recv(1)
+
+            timer_for(Stream(on_deadline=partial(order.append, "deadline"))).set(
+                trio.current_time() + 60
+            )
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(read, order)
+                await quiet()
+                right.send(b"x")
+                autojump_clock.jump(100)
+            await quiet()
+            assert order == ["bytes", "deadline"]
 
 
 async def test_ten_thousand_timers(autojump_clock: trio.testing.MockClock) -> None:

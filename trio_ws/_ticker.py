@@ -186,6 +186,9 @@ class Ticker:
                     else:
                         await self._park()
                     self._flush_all()
+            # A task that was woken by bytes together with this one has its turn first, so that a
+            # process that stood still does not take its peers for silent.
+            await trio.lowlevel.checkpoint()
 
     async def _park(self) -> None:
         def abort(_: RaiseCancelT) -> Abort:
