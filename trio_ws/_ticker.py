@@ -23,7 +23,8 @@ import math
 from typing import Final, Protocol
 
 import trio
-from trio.lowlevel import Abort, RaiseCancelT
+
+from ._waiting import Sleeper
 
 DEFAULT_BUDGET: Final = 256 * 1024
 """What the streams of a run may spend before one yields: about 0.2 ms of small messages."""
@@ -97,8 +98,7 @@ class Ticker:
         self._budget = DEFAULT_BUDGET
         self._left = DEFAULT_BUDGET
         self._dirty: dict[Flushable, None] = {}
-        self._task: trio.lowlevel.Task | None = None
-        self._parked = False
+        self._sleeper = Sleeper()
         self._deadlines: list[tuple[float, int, Timer]] = []
         self._timers_set = 0
         self._entry_numbers = itertools.count(1)
@@ -126,10 +126,8 @@ class Ticker:
     def flush_soon(self, stream: Flushable) -> None:
         """Have *stream* flushed in the next tick, once however often it is asked for."""
         self._dirty[stream] = None
-        if self._parked:
-            self._parked = False
-            assert self._task is not None
-            trio.lowlevel.reschedule(self._task)
+        if self._sleeper:
+            self._sleeper.wake()
 
     def _flush_all(self) -> None:
         dirty, self._dirty = self._dirty, {}
@@ -174,7 +172,6 @@ class Ticker:
 
     async def run(self) -> None:
         """The system task."""
-        self._task = trio.lowlevel.current_task()
         while True:
             self._flush_all()
             self._fire_deadlines()
@@ -184,19 +181,11 @@ class Ticker:
                     if self._dirty:
                         await trio.lowlevel.checkpoint()
                     else:
-                        await self._park()
+                        await self._sleeper.sleep()
                     self._flush_all()
             # A task that was woken by bytes together with this one has its turn first, so that a
             # process that stood still does not take its peers for silent.
             await trio.lowlevel.checkpoint()
-
-    async def _park(self) -> None:
-        def abort(_: RaiseCancelT) -> Abort:
-            self._parked = False
-            return Abort.SUCCEEDED
-
-        self._parked = True
-        await trio.lowlevel.wait_task_rescheduled(abort)
 
 
 _current: trio.lowlevel.RunVar[Ticker] = trio.lowlevel.RunVar("trio_ws ticker")
@@ -208,6 +197,6 @@ def current_ticker() -> Ticker:
         return _current.get()
     except LookupError:
         ticker = Ticker()
-        _current.set(ticker)
         trio.lowlevel.spawn_system_task(ticker.run, name="trio_ws ticker")
+        _current.set(ticker)
         return ticker
