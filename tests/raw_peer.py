@@ -138,6 +138,7 @@ class RawPeer:
             b"Sec-WebSocket-Key: " + base64.b64encode(b"0123456789abcdef") + b"\r\n"
             b"Sec-WebSocket-Version: 13\r\n\r\n"
         )
+        await self.receive_head()
 
     async def open_as_server(self) -> None:
         head = await self.receive_head()
@@ -180,9 +181,9 @@ async def open_with_peer(
     options = {"timeouts": NO_TIMEOUTS, **options}
     if role is Role.SERVER:
         peer = RawPeer(theirs, Role.CLIENT)
-        await peer.open_as_client()
-        ws = await wrap_server_stream(nursery, ours, **options)
-        await peer.receive_head()
+        async with trio.open_nursery() as handshake:
+            handshake.start_soon(peer.open_as_client)
+            ws = await wrap_server_stream(nursery, ours, **options)
     else:
         peer = RawPeer(theirs, Role.SERVER)
         async with trio.open_nursery() as handshake:

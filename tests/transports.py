@@ -25,18 +25,31 @@ DETERMINISTIC_KINDS = ("memory", "lockstep", "split", "socket", "tls_memory")
 async def connect(
     kind: str, nursery: trio.Nursery, client_tls: ssl.SSLContext, server_tls: ssl.SSLContext
 ) -> Streams:
-    """The transports of a client and of a server; what they need to live is in *nursery*."""
+    """The transports of a client and of a server; see :func:`open_streams`."""
+    if kind == "tls":
+        return _secure(await open_streams("tcp", nursery), client_tls, server_tls)
+    if kind == "tls_memory":
+        return _secure(await open_streams("memory", nursery), client_tls, server_tls)
+    return await open_streams(kind, nursery)
+
+
+async def open_streams(kind: str, nursery: trio.Nursery) -> Streams:
+    """Any pair without TLS. What it needs to live is in *nursery*, the end of which closes it."""
     if kind == "lockstep":
         return trio.testing.lockstep_stream_pair()
     if kind == "split":
         return _split(await make_streams("memory"))
-    if kind == "tls":
-        return _secure(await make_streams("tcp"), client_tls, server_tls)
-    if kind == "tls_memory":
-        return _secure(await make_streams("memory"), client_tls, server_tls)
     if kind == "pipes":
         return await _pipes(nursery)
-    return await make_streams(kind)
+    streams = await make_streams(kind)
+    for stream in streams:
+        nursery.start_soon(_close_in_the_end, stream)
+    return streams
+
+
+async def _close_in_the_end(stream: trio.abc.Stream) -> None:
+    async with stream:
+        await trio.sleep_forever()
 
 
 def _split(streams: Streams) -> Streams:
