@@ -1,0 +1,1 @@
+"""A chat server with its page: ``python -m examples.chat``."""

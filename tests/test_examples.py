@@ -1,0 +1,55 @@
+"""The small examples, each as a program that a newcomer has started."""
+
+from __future__ import annotations
+
+import signal
+
+import pytest
+from programs import ROOT, Program, free_port, run, running
+
+import trio_ws
+
+
+async def url_of(echo_server: Program) -> str:
+    """Where the server says that it is, once it listens."""
+    words = (await echo_server.read_line()).replace(",", " ").split()
+    return next(word for word in words if word.startswith("ws://"))
+
+
+async def test_the_client_gets_every_message_back_from_the_echo_server() -> None:
+    async with running("examples/echo_server.py", str(free_port())) as echo_server:
+        ended = await run("examples/client.py", await url_of(echo_server))
+    assert ended.code == 0
+    assert ended.output.splitlines() == [
+        "sent 'hello', received 'hello'",
+        "sent 'Grüße', received 'Grüße'",
+        r"sent b'\x00\x01\x02', received b'\x00\x01\x02'",
+    ]
+
+
+async def test_ctrl_c_stops_the_echo_server_and_its_clients_see_1001() -> None:
+    async with running("examples/echo_server.py", str(free_port())) as echo_server:
+        async with trio_ws.open_websocket(await url_of(echo_server)) as ws:
+            echo_server.send_signal(signal.SIGINT)
+            with pytest.raises(trio_ws.ConnectionClosedOK) as closed:
+                await ws.receive()
+        ended = await echo_server.wait()
+    assert closed.value.code == 1001
+    assert (ended.code, ended.output) == (0, "stopped\n")
+
+
+async def test_the_client_says_in_a_line_that_nobody_listens() -> None:
+    ended = await run("examples/client.py", f"ws://localhost:{free_port()}/")
+    assert ended.code == 1
+    assert ended.output.startswith("no connection: ")
+    assert ended.output.count("\n") == 1
+
+
+async def test_the_unix_socket_example_prints_the_answer() -> None:
+    ended = await run("examples/unix_socket.py")
+    assert (ended.code, ended.output) == (0, "HELLO OVER A UNIX SOCKET\n")
+
+
+@pytest.mark.parametrize("name", ["echo_server.py", "client.py"])
+def test_what_a_newcomer_copies_fits_on_a_screen(name: str) -> None:
+    assert len((ROOT / "examples" / name).read_text().splitlines()) < 40
