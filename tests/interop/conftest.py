@@ -122,5 +122,8 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     if not _table.cells:
         return
     terminalreporter.section("interoperability")
+    terminalreporter.write_line(
+        "Yes: with trio_ws as client and as server, over TCP and over TLS, where it makes sense."
+    )
     for line in _table.lines({name: _versions[name] for name in PEERS if name in _versions}):
         terminalreporter.write_line(line)

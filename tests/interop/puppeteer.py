@@ -22,6 +22,10 @@ from .wire import HOST, Command, Event, Hello, Opening, from_wire, line, to_wire
 
 TESTS = Path(__file__).parent.parent
 NODE_PEER = Path(__file__).parent / "peers" / "ws.js"
+HOW_TO_GET_WS = (
+    "copy tests/interop/package.json to an empty directory, run `npm install` there, and set "
+    "NODE_PATH to its node_modules"
+)
 
 
 class PeerNotHere(Exception):
@@ -41,13 +45,12 @@ def peer_command(name: str) -> list[str]:
         return [sys.executable, "-m", f"interop.peers.{name}"]
     node = shutil.which("node")
     if node is None:
-        raise PeerNotHere("Node's ws: there is no `node` on PATH")
+        raise PeerNotHere(
+            f"Node's ws: there is no `node` on PATH. Install Node.js; {HOW_TO_GET_WS}"
+        )
     probe = subprocess.run([node, "--eval", "require('ws')"], capture_output=True)
     if probe.returncode != 0:
-        raise PeerNotHere(
-            "Node's ws: run `npm install` in a copy of tests/interop/package.json's directory, and "
-            "set NODE_PATH to its node_modules"
-        )
+        raise PeerNotHere(f"Node's ws: {HOW_TO_GET_WS}")
     return [node, str(NODE_PEER)]
 
 

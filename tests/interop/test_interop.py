@@ -19,6 +19,7 @@ All are as they come, options included: some offer permessage-deflate, and are t
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 
 import pytest
@@ -81,6 +82,18 @@ async def test_a_message_of_1_mib_arrives(meet: Meeting, message: str | bytes) -
     assert await peer.message() == message
     await peer.send(message)
     assert await ws.receive() == message
+
+
+async def test_a_large_message_may_be_received_in_parts(meet: Meeting) -> None:
+    ws, peer = await meet()
+    await peer.send("é" * (MIB // 4))
+    whole, fin = "", False
+    while not fin:
+        part, fin = await ws.receive_some(1001)
+        assert isinstance(part, str)
+        assert len(part) <= 500
+        whole += part
+    assert whole == "é" * (MIB // 4)
 
 
 async def test_our_fragments_make_one_message(meet: Meeting) -> None:
@@ -345,6 +358,25 @@ async def test_a_shutdown_of_our_server_closes_with_1001(meet: Meeting) -> None:
     assert await meet.peer.message() == TEXT
     await server.shutdown(reason=REASON)
     assert await meet.peer.closed() == (1001, REASON)
+
+
+@pytest.mark.parametrize("role", ["server"])
+async def test_cancelling_our_server_closes_with_1001(meet: Meeting) -> None:
+    async with trio.open_nursery() as nursery:
+        _, url = await dataclasses.replace(meet, nursery=nursery).serve(echo)
+        await meet.peer_connects(url)
+        await meet.peer.opened()
+        nursery.cancel_scope.cancel()
+    assert await meet.peer.closed() == (1001, "")
+
+
+# Over TLS a goodbye could make the cancellation wait, so there is none.
+@pytest.mark.parametrize(("role", "transport"), [("client", "tcp")])
+async def test_cancelling_our_client_closes_with_1001(meet: Meeting) -> None:
+    async with trio.open_nursery() as nursery:
+        await dataclasses.replace(meet, nursery=nursery)()
+        nursery.cancel_scope.cancel()
+    assert await meet.peer.closed() == (1001, "")
 
 
 async def test_a_message_too_big_for_us_closes_with_1009(meet: Meeting) -> None:
