@@ -759,8 +759,7 @@ class WebSocketStream(trio.abc.Channel[str | bytes]):
         await trio.lowlevel.checkpoint()
         if self._protocol.is_ending:
             await trio.lowlevel.checkpoint()
-            if not self._transport.can_write_nowait:
-                await trio.lowlevel.checkpoint()
+            await self._writer.catch_up()
 
     def _room(self) -> int:
         """How much may be decoded now, in the units of ``Protocol.decode``."""

@@ -31,6 +31,9 @@ from ._waiting import Sleeper, Waiter
 _STEP: Final = 256 * 1024
 """Bytes written in one step; a kernel that takes more gets them in the next tick."""
 
+_CATCH_UP_TICKS: Final = 8
+"""Ticks that the task has to hand over what was committed before the connection fails."""
+
 
 class WriterOwner(Protocol):
     """What the writer knows of its stream."""
@@ -159,6 +162,16 @@ class Writer:
         while self._flushers:
             _, flusher = self._flushers.popitem(last=False)
             flusher.refuse(make_error())
+
+    async def catch_up(self) -> None:
+        """On a stream that can only wait: let the task hand over what it can without being held up.
+
+        That takes it some ticks: through TLS more than one.
+        """
+        ticks = 0 if self._transport.can_write_nowait else _CATCH_UP_TICKS
+        while ticks and (self._gathering or self.is_busy):
+            await trio.lowlevel.checkpoint()
+            ticks -= 1
 
     async def wait_drained(self) -> None:
         """Until all is written, or nothing more can be."""
