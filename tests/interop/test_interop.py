@@ -14,7 +14,8 @@ picows               ``picows``, in Cython, on aiofastnet
 ws                   Node's ``ws``
 ===================  ========================================  ===================================
 
-All are as they come, options included: some offer permessage-deflate, and are told no.
+All are as they come, options included: some offer permessage-deflate, and are told no. What each
+test promises is its name; the run ends with a table of them, in reStructuredText.
 """
 
 from __future__ import annotations
