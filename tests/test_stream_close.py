@@ -201,6 +201,28 @@ async def test_the_answer_to_a_close_follows_everything_that_was_committed(
 
 @KINDS
 @ROLES
+@pytest.mark.parametrize("last", [close_frame(1000), Frame(0x3, b"")], ids=["Close", "violation"])
+async def test_what_has_to_be_said_leaves_though_the_peer_has_ended_its_direction(
+    kind: str, role: Role, last: Frame, nursery: trio.Nursery
+) -> None:
+    """EOF behind its Close only says that it has nothing to add: it can still read."""
+    ws, peer = await open_with_peer(
+        nursery, role, await make_streams(kind), max_outbox_size=100 * len(BIG)
+    )
+    for _ in range(30):
+        ws.send_nowait(BIG)
+    await peer.send(last)
+    await peer.half_close()
+    frames = await peer.receive_all()
+    assert frames.pop().opcode is CLOSE
+    if last.opcode is CLOSE:
+        assert frames == [Frame(BINARY, BIG)] * 30
+    await peer.stream.aclose()
+    await ws.wait_closed()
+
+
+@KINDS
+@ROLES
 @pytest.mark.parametrize(
     "last", [close_frame(1000), EMPTY_CLOSE, Frame(0x3, b"")], ids=["1000", "1005", "violation"]
 )

@@ -894,23 +894,22 @@ class WebSocketStream(trio.abc.Channel[str | bytes]):
         section 7.1.1). Closing a socket with unread input would send a reset, which can destroy the
         Close that is under way.
         """
-        failed = self._protocol.state is State.FAILED
         if self._protocol.state is State.LOST:
             return
-        if not failed and self._protocol.role is Role.CLIENT:
-            await self._discard_until_eof()
-        elif self._transport.can_send_eof:
+        failed = self._protocol.state is State.FAILED
+        is_client = self._protocol.role is Role.CLIENT
+        if self._transport.can_send_eof and (failed or not is_client):
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(self._send_eof_when_drained)
                 await self._discard_until_eof()
-                nursery.cancel_scope.cancel()
-        elif failed:
+            return
+        if failed:
             soon = trio.current_time() + _LINGER
             self._deadlines.close_at = min(self._deadlines.close_at, soon)
             self._set_timer()
+        if failed or is_client:
             await self._discard_until_eof()
-        else:
-            await self._writer.wait_drained()
+        await self._writer.wait_drained()
 
     async def _send_eof_when_drained(self) -> None:
         await self._writer.wait_drained()
