@@ -1,4 +1,8 @@
-"""For tests of applications and protocols on trio_ws: connected pairs, and a faulty transport.
+"""For tests of what is built on trio_ws, without sockets and without waiting.
+
+:func:`websocket_pair` connects a client and a server in one process, :class:`FaultyStream` is a
+transport that misbehaves when told to, and :func:`cancel_every_step` cancels a call at every point
+where it can be cancelled.
 
 .. code-block:: python
 
@@ -12,7 +16,8 @@
 from __future__ import annotations
 
 import math
-from typing import Unpack
+from collections.abc import Awaitable, Callable, Iterator
+from typing import TypeVar, TypeVarTuple, Unpack
 
 import trio
 import trio.testing
@@ -23,7 +28,17 @@ from ._server import wrap_server_stream
 from ._stream import WebSocketStream
 from ._ticker import current_ticker
 
-__all__ = ["NO_TIMEOUTS", "FaultyStream", "set_budget", "websocket_pair"]
+__all__ = [
+    "NO_TIMEOUTS",
+    "CancelledCall",
+    "FaultyStream",
+    "cancel_every_step",
+    "set_budget",
+    "websocket_pair",
+]
+
+T = TypeVar("T")
+Ts = TypeVarTuple("Ts")
 
 NO_TIMEOUTS = Timeouts(handshake=None, idle=None, keep_alive_pings=False)
 """No limit and no ping, so that nothing but the test itself makes an autojump clock jump."""
@@ -93,6 +108,89 @@ def set_budget(budget: int) -> None:
     current_ticker().set_budget(budget)
 
 
+def cancel_every_step() -> Iterator[CancelledCall]:
+    """Rounds of a test in which one call is cancelled ever later, until it ends first.
+
+    In the first round the call is cancelled before it begins, in the next one after one scheduler
+    tick, then after two, and so on. So what has to hold wherever a call is cancelled is shown for
+    every place, but for the order in which other tasks run in a tick, which is chance.
+
+    :returns: an iterator of :class:`CancelledCall`, one for each round.
+    :raises RuntimeError: a round has ended, and its :class:`CancelledCall` was not called.
+
+    The call must end by itself, or there is no last round.
+
+    .. code-block:: python
+
+        async def test_a_cancelled_receive_loses_nothing():
+            for cancelled_call in trio_ws.testing.cancel_every_step():
+                async with trio.open_nursery() as nursery:
+                    client, server = await trio_ws.testing.websocket_pair(nursery)
+                    await client.send("hello")
+                    message = await cancelled_call(server.receive)
+                    if cancelled_call.was_cancelled:
+                        message = await server.receive()
+                    assert message == "hello"
+                    nursery.cancel_scope.cancel()
+    """
+    ticks = 0
+    was_cancelled: bool | None = True
+    while was_cancelled:
+        call = CancelledCall(ticks)
+        yield call
+        was_cancelled = call.was_cancelled
+        if was_cancelled is None:
+            raise RuntimeError("this round has not called what it was to cancel")
+        ticks += 1
+
+
+class CancelledCall:
+    """One round of :func:`cancel_every_step`: calls a function, and cancels the call.
+
+    :ivar ticks: scheduler ticks between the beginning of the call and its cancellation.
+    :ivar was_cancelled: whether the call was cancelled; None before it has ended.
+    """
+
+    def __init__(self, ticks: int) -> None:
+        self.ticks = ticks
+        self.was_cancelled: bool | None = None
+
+    async def __call__(self, function: Callable[[*Ts], Awaitable[T]], *args: *Ts) -> T | None:
+        """Call *function* in this task, and cancel it when its time has come.
+
+        :param function: an async function; what follows are its arguments.
+        :returns: what *function* returned, or None if it was cancelled.
+
+        What *function* raises comes out.
+        """
+        self.was_cancelled = False
+        with trio.CancelScope() as scope:
+            canceller = _Canceller(scope, self.ticks)
+            trio.lowlevel.add_instrument(canceller)
+            try:
+                return await function(*args)
+            finally:
+                trio.lowlevel.remove_instrument(canceller)
+        self.was_cancelled = True
+        return None
+
+
+class _Canceller(trio.abc.Instrument):
+    """Cancels a scope between two ticks, when no task runs."""
+
+    def __init__(self, scope: trio.CancelScope, ticks: int) -> None:
+        self._scope = scope
+        self._ticks_left = ticks
+        if ticks == 0:
+            scope.cancel()
+
+    def after_io_wait(self, timeout: float) -> None:
+        """A tick has ended."""
+        self._ticks_left -= 1
+        if self._ticks_left == 0:
+            self._scope.cancel()
+
+
 class FaultyStream(trio.abc.HalfCloseableStream):
     """A stream that passes everything on to another one, and misbehaves when told to.
 
@@ -117,9 +215,14 @@ class FaultyStream(trio.abc.HalfCloseableStream):
         self._error: Exception | None = None
         self._receive_gate = _Gate()
         self._send_gate = _Gate()
+        self._received: bytes | bytearray = b""
 
     def stall(self, *, receive: bool = True, send: bool = True) -> None:
-        """From now on operations of the named kinds wait until :meth:`resume`."""
+        """Until :meth:`resume` nothing is received and nothing that begins is sent.
+
+        :param receive: whether to stall receiving: also a ``receive_some`` that waits already.
+        :param send: whether to stall sending; a piece that is being sent is not held up.
+        """
         if receive:
             self._receive_gate.close()
         if send:
@@ -155,7 +258,15 @@ class FaultyStream(trio.abc.HalfCloseableStream):
         if await self._begin(self._receive_gate):
             return b""
         limits = [limit for limit in (max_bytes, self.max_bytes) if limit is not None]
-        return await self.stream.receive_some(min(limits, default=None))
+        limit = min(limits, default=None)
+        if not self._received:
+            self._received = await self.stream.receive_some(limit)
+            if self._receive_gate.is_closed:
+                # Cancelled here, the bytes are for the next call.
+                await self._receive_gate.wait()
+        data = self._received[:limit]
+        self._received = self._received[len(data) :]
+        return data
 
     async def send_all(self, data: bytes | bytearray | memoryview) -> None:
         """See :meth:`trio.abc.SendStream.send_all`."""
@@ -187,6 +298,10 @@ class _Gate:
 
     def __init__(self) -> None:
         self._opened: trio.Event | None = None
+
+    @property
+    def is_closed(self) -> bool:
+        return self._opened is not None
 
     def close(self) -> None:
         if self._opened is None:
