@@ -508,7 +508,7 @@ class WebSocketStream(trio.abc.Channel[str | bytes]):
     # Pings and pongs
 
     @enable_ki_protection
-    async def ping(self, payload: bytes | None = None) -> float:
+    async def ping(self, payload: Buffer | None = None) -> float:
         """Send a ping and wait for its pong, or a later one's (RFC 6455 section 5.5.2).
 
         :param payload: at most 125 bytes for the peer to send back. None (the default): a fresh
@@ -531,7 +531,7 @@ class WebSocketStream(trio.abc.Channel[str | bytes]):
         return sender.round_trip
 
     @enable_ki_protection
-    async def pong(self, payload: bytes = b"") -> None:
+    async def pong(self, payload: Buffer = b"") -> None:
         """Send a pong that nobody asked for (Beast's ``pong``): a sign of life in one direction.
 
         :param payload: at most 125 bytes. Default: empty.
@@ -1023,7 +1023,7 @@ def _to_bytes(data: Data) -> bytes:
     raise TypeError(f"a message is str or bytes-like, not {type(data).__name__}")
 
 
-def _control_payload(payload: bytes) -> bytes:
+def _control_payload(payload: Buffer) -> bytes:
     data = bytes(memoryview(payload))
     if len(data) > MAX_CONTROL_PAYLOAD:
         raise ValueError(
