@@ -316,6 +316,7 @@ class Conversation(RuleBasedStateMachine):
         if isinstance(event, str | bytes) and side.taken is not None:
             event = joined(side.taken, event)
             side.taken = None
+        assert type(event) is type(expected)
         assert event == expected
         if isinstance(event, Close):
             side.received_close = event.reason

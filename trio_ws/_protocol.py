@@ -470,7 +470,6 @@ class Protocol:
 
     def _end_message(self, events: list[Event]) -> None:
         if not self._dropped:
-            validate_utf8(self._utf8_pending, b"", True)
             message = self._message
             events.append(bytes(message) if self._opcode is _BINARY else message.decode())
         self._opcode = None
