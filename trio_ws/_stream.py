@@ -717,24 +717,27 @@ class WebSocketStream(trio.abc.Channel[str | bytes]):
                 await self._read_until_closed()
                 await self._linger()
                 in_order = True
-            except Exception as fault:
-                logger.exception("internal error in %r", self)
-                if self._protocol.state in RECEIVING:
-                    self._fail(CloseCode.INTERNAL_ERROR, "internal error", fault)
             finally:
                 await self._close_transport(in_order)
 
     async def _read_until_closed(self) -> None:
+        while self._protocol.state in RECEIVING:
+            try:
+                await self._read_once()
+            except Exception as fault:
+                logger.exception("internal error in %r", self)
+                self._fail(CloseCode.INTERNAL_ERROR, "internal error", fault)
+
+    async def _read_once(self) -> None:
         protocol = self._protocol
-        while protocol.state in RECEIVING:
-            if protocol.stalled:
-                await self._let_others_run()
-            if self._room() <= 0:
-                await self._pause()
-            elif protocol.stalled:
-                self._handle(protocol.decode(b"", self._room()))
-            elif (data := await self._receive_data()) is not None:
-                self._handle(protocol.decode(data, self._room()))
+        if protocol.stalled:
+            await self._let_others_run()
+        if self._room() <= 0:
+            await self._pause()
+        elif protocol.stalled:
+            self._handle(protocol.decode(b"", self._room()))
+        elif (data := await self._receive_data()) is not None:
+            self._handle(protocol.decode(data, self._room()))
 
     async def _receive_data(self) -> Buffer | None:
         """Bytes from the transport; None if it has ended."""
