@@ -1,6 +1,6 @@
 """Transports of every kind that trio_ws promises to work over, as connected pairs.
 
-``memory`` and ``lockstep`` are Trio's; ``split`` is memory that brings three bytes at a time;
+``memory`` and ``lockstep`` are Trio's; ``split`` is memory that brings 61 bytes at a time;
 ``socket`` is a Unix socket pair, ``tcp`` the loopback interface, both taken by the fast path;
 ``tls`` is TLS over TCP, ``tls_memory`` over memory; ``pipes`` are those of two real processes.
 """
@@ -54,7 +54,7 @@ async def _close_in_the_end(stream: trio.abc.Stream) -> None:
 
 def _split(streams: Streams) -> Streams:
     client, server = map(FaultyStream, streams)
-    client.max_bytes = server.max_bytes = 3
+    client.max_bytes = server.max_bytes = 61
     return client, server
 
 

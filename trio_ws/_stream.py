@@ -311,6 +311,7 @@ class WebSocketStream(trio.abc.Channel[str | bytes]):
         message: Message
         if self._inbox and not self._receivers:
             message = self._inbox.take()
+            self._ticker.charge(len(message))
             self._wake_reader_if_room()
         else:
             message = (await self._wait_to_receive(_Receiver(True, None))).message
@@ -352,6 +353,7 @@ class WebSocketStream(trio.abc.Channel[str | bytes]):
         if not self._receivers:
             part = self._take_part(max_bytes)
             if part is not None:
+                self._ticker.charge(len(part[0]))
                 self._wake_reader_if_room()
                 return part
         receiver = await self._wait_to_receive(_Receiver(False, max_bytes))
@@ -766,9 +768,12 @@ class WebSocketStream(trio.abc.Channel[str | bytes]):
 
     def _room(self) -> int:
         """How much may be decoded now, in the units of ``Protocol.decode``."""
-        if self._receivers or self._protocol.discarding or self._writer.error is not None:
+        if self._protocol.discarding or self._writer.error is not None:
             return _DECODE_STEP
-        room = self._options.max_inbox_size - self._inbox.size - self._protocol.partial_size
+        room = self._options.max_inbox_size
+        if not self._receivers:
+            # While somebody waits, a message in progress may be larger than the inbox.
+            room -= self._inbox.size + self._protocol.partial_size
         return min(room, _DECODE_STEP)
 
     async def _pause(self) -> None:

@@ -117,6 +117,10 @@ class Ticker:
         self._left = self._budget
         return False
 
+    def charge(self, size: int) -> None:
+        """Take *size* bytes more out of the budget: the next caller of :meth:`spend` may yield."""
+        self._left -= size
+
     def set_budget(self, budget: int) -> None:
         """What may be spent between two yields: 1 makes every call yield."""
         self._budget = self._left = budget
