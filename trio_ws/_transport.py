@@ -99,7 +99,7 @@ class SocketTransport(Transport):
         view = _scratch.view
         while True:
             # Asking first costs no more than a read that fails, and most first reads would.
-            await trio.lowlevel.wait_readable(sock)
+            await trio.lowlevel.wait_readable(_fileno(sock))
             try:
                 count = os.readv(_fileno(sock), [view])
             except BlockingIOError:
@@ -114,7 +114,7 @@ class SocketTransport(Transport):
 
     async def write(self, buffers: Sequence[Buffer]) -> int:
         while True:
-            await trio.lowlevel.wait_writable(self._stream.socket)
+            await trio.lowlevel.wait_writable(_fileno(self._stream.socket))
             count = self.write_nowait(buffers)
             if count:
                 return count
