@@ -179,13 +179,13 @@ class StreamTransport(Transport):
 
 def _join(buffers: Sequence[Buffer], limit: int) -> bytes:
     """The first *limit* bytes of *buffers*."""
-    joined = bytearray()
+    pieces: list[memoryview] = []
     for buffer in buffers:
-        with memoryview(buffer) as view:
-            joined += view[: limit - len(joined)]
-        if len(joined) == limit:
+        pieces.append(memoryview(buffer)[:limit])
+        limit -= len(pieces[-1])
+        if not limit:
             break
-    return bytes(joined)
+    return b"".join(pieces)
 
 
 def make_transport(stream: trio.abc.Stream) -> Transport:
