@@ -248,6 +248,14 @@ async def test_what_the_stream_raises_comes_out() -> None:
         await transport.write([b"x"])
 
 
+async def test_a_stream_takes_nothing_without_waiting() -> None:
+    sink = Sink()
+    await trio.lowlevel.checkpoint()
+    assert not StreamTransport(sink).can_write_nowait
+    assert StreamTransport(sink).write_nowait([b"x"]) == 0
+    assert sink.sent == []
+
+
 async def test_a_stream_without_half_close_says_so() -> None:
     await trio.lowlevel.checkpoint()
     assert not StreamTransport(Sink()).can_send_eof

@@ -43,7 +43,7 @@ _scratch = _Scratch()
 class Transport(abc.ABC):
     """The interface of both.
 
-    :ivar can_write_nowait: whether :meth:`write_nowait` may be called.
+    :ivar can_write_nowait: whether :meth:`write_nowait` can ever write anything.
     :ivar can_send_eof: whether :meth:`send_eof` may be called.
     """
 
@@ -56,7 +56,7 @@ class Transport(abc.ABC):
     async def receive(self) -> Buffer:
         """Bytes from the peer, empty at EOF. They are valid until the caller awaits again.
 
-        Raises what the stream raises. Cancelling it loses nothing.
+        Raises what the stream raises, or the socket's OSError. Cancelling it loses nothing.
         """
 
     @abc.abstractmethod
@@ -72,7 +72,10 @@ class Transport(abc.ABC):
 
     @abc.abstractmethod
     async def send_eof(self) -> None:
-        """Half-close: the peer reads EOF, and can still send."""
+        """Half-close: the peer reads EOF, and what it sends still arrives.
+
+        Raises nothing but Cancelled.
+        """
 
     @abc.abstractmethod
     async def aclose(self) -> None:
@@ -157,7 +160,7 @@ class StreamTransport(Transport):
         return await self._stream.receive_some(RECEIVE_SIZE)
 
     def write_nowait(self, buffers: Sequence[Buffer]) -> int:
-        raise NotImplementedError("only a socket can be written without waiting")
+        return 0
 
     async def write(self, buffers: Sequence[Buffer]) -> int:
         data = _join(buffers, _SEND_SIZE)
