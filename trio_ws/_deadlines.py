@@ -60,6 +60,10 @@ class Deadlines:
             self._closing = True
             self.close_at = now + self.timeouts.handshake_seconds
 
+    def hasten(self, close_at: float) -> None:
+        """The close must have ended by *close_at*, if not before."""
+        self.close_at = min(self.close_at, close_at)
+
     def next(self, blocked_since: float) -> float:
         """The earliest time at which something may be due.
 

@@ -74,7 +74,8 @@ _DECODE_STEP: Final = 64 * 1024
 """What the reader decodes before others have their turn, in the units of ``Protocol.decode``."""
 
 _LINGER: Final = 1.0
-"""Seconds for a peer of a failed connection to read why, where there is no half-close."""
+"""Seconds for the peer to end TCP when all is said: both Closes, or, where there is no half-close,
+why the connection has failed."""
 
 _CLEAN_CODES: Final = frozenset(
     {CloseCode.NORMAL_CLOSURE, CloseCode.GOING_AWAY, CloseCode.NO_STATUS_RECEIVED}
@@ -209,7 +210,8 @@ class WebSocketStream(trio.abc.Channel[str | bytes]):
     def close_reason(self) -> CloseReason | None:
         """Code and text with which the connection is closing or was closed; None while it is open.
 
-        Beast's ``reason``. 1006 if the transport ended without a Close from the peer.
+        Beast's ``reason``. The peer's Close counts if there is one, be it only the answer to this
+        side's, unless this side has failed the connection. 1006 if the transport ended without one.
         """
         return self._protocol.close_reason
 
@@ -904,24 +906,24 @@ class WebSocketStream(trio.abc.Channel[str | bytes]):
         """
         if self._protocol.state is State.LOST:
             return
-        failed = self._protocol.state is State.FAILED
-        is_client = self._protocol.role is Role.CLIENT
-        if self._transport.can_send_eof and (failed or not is_client):
-            async with trio.open_nursery() as nursery:
-                nursery.start_soon(self._send_eof_when_drained)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._end_sending)
+            if self._transport.can_send_eof or not self._is_closed_server():
                 await self._discard_until_eof()
-            return
-        if failed:
-            soon = trio.current_time() + _LINGER
-            self._deadlines.close_at = min(self._deadlines.close_at, soon)
-            self._set_timer()
-        if failed or is_client:
-            await self._discard_until_eof()
-        await self._writer.wait_drained()
 
-    async def _send_eof_when_drained(self) -> None:
+    async def _end_sending(self) -> None:
+        """The last bytes, and then EOF if it is for this side to end TCP."""
         await self._writer.wait_drained()
-        await self._transport.send_eof()
+        failed = self._protocol.state is State.FAILED
+        if self._transport.can_send_eof and (failed or self._is_closed_server()):
+            await self._transport.send_eof()
+        if not (failed and self._transport.can_send_eof):
+            # A peer that keeps TCP open without a reason must not hold a handler for long.
+            self._deadlines.hasten(trio.current_time() + _LINGER)
+            self._set_timer()
+
+    def _is_closed_server(self) -> bool:
+        return self._protocol.state is State.CLOSED and self._protocol.role is Role.SERVER
 
     async def _discard_until_eof(self) -> None:
         with suppress(Exception):
@@ -1026,9 +1028,10 @@ def _to_bytes(data: Data) -> bytes:
         return data.encode()
     if type(data) is bytes:
         return data
-    if isinstance(data, (bytes, bytearray, memoryview)):
-        return bytes(data)
-    raise TypeError(f"a message is str or bytes-like, not {type(data).__name__}")
+    try:
+        return bytes(memoryview(data))
+    except TypeError:
+        raise TypeError(f"a message is str or bytes-like, not {type(data).__name__}") from None
 
 
 def _control_payload(payload: Buffer) -> bytes:
