@@ -30,6 +30,8 @@ def broadcast(
 
     This is a synchronous function: it can not be cancelled, and no other task runs before it ends.
 
+    .. example: fragment
+
     .. code-block:: python
 
         for stream in trio_ws.broadcast(room, "hello"):

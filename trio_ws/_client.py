@@ -38,6 +38,8 @@ class open_websocket:
 
     An async context manager, whose value is the :class:`WebSocketStream`:
 
+    .. example: client
+
     .. code-block:: python
 
         async with trio_ws.open_websocket("wss://example.org/chat") as ws:

@@ -197,9 +197,13 @@ class Response(_Message):
 
     A response that came from the network has its headers as received, decoded as Latin-1.
 
-    A plain page::
+    A plain page:
 
-        Response(200, {"Content-Type": "text/html"}, "<h1>Hello</h1>")
+    .. example: fragment
+
+    .. code-block:: python
+
+        trio_ws.Response(200, {"Content-Type": "text/html"}, "<h1>Hello</h1>")
     """
 
     status: int

@@ -4,13 +4,19 @@
 transport that misbehaves when told to, and :func:`cancel_every_step` cancels a call at every point
 where it can be cancelled.
 
+.. example: tests
+
 .. code-block:: python
 
-    async def test_my_handler(nursery, autojump_clock):
+    async def greet(ws):
+        async for name in ws:
+            await ws.send(f"hello {name}")
+
+    async def test_greet(nursery, autojump_clock):
         client, server = await trio_ws.testing.websocket_pair(nursery)
-        nursery.start_soon(my_handler, server)
-        await client.send("hello")
-        assert await client.receive() == "hello to you"
+        nursery.start_soon(greet, server)
+        await client.send("Ada")
+        assert await client.receive() == "hello Ada"
 """
 
 from __future__ import annotations
@@ -120,6 +126,8 @@ def cancel_every_step() -> Iterator[CancelledCall]:
 
     The call must end by itself, or there is no last round.
 
+    .. example: tests
+
     .. code-block:: python
 
         async def test_a_cancelled_receive_loses_nothing():
@@ -200,10 +208,14 @@ class FaultyStream(trio.abc.HalfCloseableStream):
     :ivar delay: seconds before each operation. Default 0.
     :ivar operations: how many operations have begun: each receive, each piece sent.
 
+    .. example: fragment
+
     .. code-block:: python
 
-        stream = FaultyStream(tcp_stream)
-        stream.fail_after(3, trio.BrokenResourceError())
+        left, right = trio.testing.memory_stream_pair()
+        faulty = trio_ws.testing.FaultyStream(right)
+        client, server = await trio_ws.testing.websocket_pair(nursery, (left, faulty))
+        faulty.fail_after(3, trio.BrokenResourceError())
     """
 
     def __init__(self, stream: trio.abc.Stream) -> None:
