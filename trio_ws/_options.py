@@ -1,4 +1,4 @@
-"""What the caller may choose: timeouts and limits, as values that check themselves."""
+"""What the caller may choose: timeouts, limits, compression, as values that check themselves."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import dataclasses
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal, TypeAlias, TypedDict
+from typing import Final, Literal, TypeAlias, TypedDict
 
 from ._frames import Opcode
 
@@ -14,6 +14,15 @@ ControlCallback: TypeAlias = Callable[[Opcode, bytes], None]
 """What is called for every ping, pong and close received, with its opcode and payload."""
 
 MIB = 1024 * 1024
+
+MIN_WINDOW_BITS: Final = 9
+"""The smallest window that zlib compresses with, where nothing but deflate data is written."""
+
+MAX_WINDOW_BITS: Final = 15
+"""The largest window of deflate: 32 KiB."""
+
+DEFAULT_WINDOW_BITS: Final = 12
+"""The window of :class:`PermessageDeflate` that nobody insists on: 4 KiB."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,6 +69,68 @@ class Timeouts:
     def idle_seconds(self) -> float:
         """*idle*, infinity for None."""
         return math.inf if self.idle is None else self.idle
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PermessageDeflate:
+    """How messages are compressed (RFC 7692; Beast's ``permessage_deflate``).
+
+    The same object serves both roles. Compression is used if both sides want it and can agree.
+
+    A window of *n* bits is the last ``2**n`` bytes before a byte: the compressor finds
+    repetitions in them, and the receiver has to keep them. *Context takeover* means that the window
+    goes on from one message to the next. Then small messages that are like each other shrink to a
+    third, and each direction keeps its memory from its first compressed message until the end;
+    without it the memory is held only during a message, and messages below a few hundred bytes
+    hardly shrink.
+
+    With the defaults a connection that compresses in both directions holds 55 KiB. With windows of
+    15 bits and ``mem_level=8`` it would be 305 KiB, for messages that are an eighth smaller in JSON
+    and a fifth in prose.
+
+    :param server_max_window_bits: the window that the server compresses with at most, 9 to 15. A
+        server keeps to it; a client demands it, and a server that can not must decline. Default
+        None: 12 in a server, and a client leaves it to the server.
+    :param client_max_window_bits: the window that the client compresses with at most, 9 to 15. A
+        client keeps to it; a server demands it, and does without compression if the client does not
+        say that it can. Default None: 12, but a server accepts any from a client that does not say
+        that it can.
+    :param server_no_context_takeover: whether the server begins each message with an empty window.
+        A server keeps to it; a client demands it. Default False.
+    :param client_no_context_takeover: whether the client begins each message with an empty window.
+        A client keeps to it; a server demands it. Default False.
+    :param level: how hard to look for repetitions, 0 (not at all) to 9. Default 6, which is zlib's
+        own; Beast's 8 makes messages 3 % smaller and takes up to twice the time.
+    :param mem_level: how much memory to compress with beside the window, 1 to 9:
+        ``2**(mem_level + 9)`` bytes. Default 5: more hardly helps a window of 12 bits.
+    :param min_size: bytes of a message below which it is sent as it is, judged on the first part of
+        a message that is sent in parts. Default 64, below which the headers of a packet weigh more
+        than what could be saved.
+    :raises ValueError: if a number is out of range.
+
+    The window of 8 bits that RFC 7692 knows can not be asked for, because zlib can not compress
+    with it; Beast refuses it too. From a peer it is understood.
+    """
+
+    server_max_window_bits: int | None = None
+    client_max_window_bits: int | None = None
+    server_no_context_takeover: bool = False
+    client_no_context_takeover: bool = False
+    level: int = 6
+    mem_level: int = 5
+    min_size: int = 64
+
+    def __post_init__(self) -> None:
+        for name in ("server_max_window_bits", "client_max_window_bits"):
+            bits = getattr(self, name)
+            if bits is not None and not MIN_WINDOW_BITS <= bits <= MAX_WINDOW_BITS:
+                raise ValueError(f"{name}={bits!r}: give 9 to 15, or None")
+        if not 0 <= self.level <= 9:
+            raise ValueError(f"level={self.level!r}: give 0 to 9")
+        if not 1 <= self.mem_level <= 9:
+            raise ValueError(f"mem_level={self.mem_level!r}: give 1 to 9")
+        if self.min_size < 0:
+            raise ValueError(f"min_size={self.min_size!r}: give a number of bytes")
 
 
 class StreamKeywords(TypedDict, total=False):

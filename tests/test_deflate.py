@@ -1,0 +1,1181 @@
+"""permessage-deflate with strings and bytes alone: what is agreed to, and both directions."""
+
+from __future__ import annotations
+
+import dataclasses
+import gc
+import random
+import tracemalloc
+import zlib
+from collections.abc import Callable, Iterable, Sequence
+
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from trio_ws._deflate import (
+    PIECE,
+    ZLIB,
+    DeflateParameters,
+    Deflater,
+    InflateError,
+    Inflater,
+    NegotiationError,
+    check_answer,
+    choose_offer,
+    client_codec,
+    make_offer,
+    server_codec,
+)
+from trio_ws._headers import HeaderSyntaxError, parse_extension_list
+from trio_ws._options import PermessageDeflate
+
+KIB = 1024
+MIB = 1024 * KIB
+TAIL = b"\x00\x00\xff\xff"
+DEFAULTS = PermessageDeflate()
+LARGEST = PermessageDeflate(server_max_window_bits=15, client_max_window_bits=15)
+NO_TAKEOVER = PermessageDeflate(
+    server_no_context_takeover=True, client_no_context_takeover=True, min_size=0
+)
+
+
+def agreed(
+    server_bits: int, client_bits: int, no_takeover: tuple[bool, bool] = (False, False)
+) -> DeflateParameters:
+    return DeflateParameters(
+        server_max_window_bits=server_bits,
+        client_max_window_bits=client_bits,
+        server_no_context_takeover=no_takeover[0],
+        client_no_context_takeover=no_takeover[1],
+    )
+
+
+def deflater(
+    window_bits: int = 15, context_takeover: bool = True, level: int = 6, mem_level: int = 8
+) -> Deflater:
+    return Deflater(
+        window_bits=window_bits,
+        context_takeover=context_takeover,
+        level=level,
+        mem_level=mem_level,
+    )
+
+
+def inflater(window_bits: int = 15, context_takeover: bool = True) -> Inflater:
+    return Inflater(window_bits=window_bits, context_takeover=context_takeover)
+
+
+def deflate(codec: Deflater, *pieces: bytes) -> bytes:
+    """The payload of a message that is given in *pieces*."""
+    last = len(pieces) - 1
+    return b"".join([codec.deflate(piece, at == last) for at, piece in enumerate(pieces)])
+
+
+def inflate(codec: Inflater, *pieces: bytes, bounds: Sequence[int] = (64 * KIB,)) -> bytes:
+    """The message whose payload comes in *pieces*, produced in parts of at most *bounds*."""
+    parts: list[bytes] = []
+    for at, piece in enumerate(pieces):
+        codec.feed(piece, at == len(pieces) - 1)
+        while not codec.needs_input:
+            bound = bounds[len(parts) % len(bounds)]
+            parts.append(codec.produce(bound))
+            assert len(parts[-1]) <= bound
+    return b"".join(parts)
+
+
+def split(data: bytes, cuts: Iterable[int]) -> list[bytes]:
+    """*data* cut at the places *cuts*, which are taken modulo its length."""
+    places = sorted([cut % (len(data) + 1) for cut in cuts])
+    return [data[i:j] for i, j in zip([0, *places], [*places, len(data)], strict=True)]
+
+
+def prose(size: int) -> bytes:
+    """Text that repeats itself near and far."""
+    lines = (b"line %d of a text in which %d is nothing new\n" % (n, n * n) for n in range(size))
+    text = bytearray()
+    while len(text) < size:
+        text += next(lines)
+    return bytes(text[:size])
+
+
+class CountingZlib:
+    """The standard module, and how many streams it has made."""
+
+    error = zlib.error
+
+    def __init__(self) -> None:
+        self.made = 0
+
+    def compressobj(
+        self, level: int, method: int, window_bits: int, mem_level: int, /
+    ) -> zlib._Compress:
+        self.made += 1
+        return zlib.compressobj(level, method, window_bits, mem_level)
+
+    def decompressobj(self, window_bits: int, /) -> zlib._Decompress:
+        self.made += 1
+        return zlib.decompressobj(window_bits)
+
+
+# Options
+
+
+def test_the_defaults_are_those_of_the_documentation() -> None:
+    assert PermessageDeflate() == PermessageDeflate(
+        server_max_window_bits=None,
+        client_max_window_bits=None,
+        server_no_context_takeover=False,
+        client_no_context_takeover=False,
+        level=6,
+        mem_level=5,
+        min_size=64,
+    )
+
+
+@pytest.mark.parametrize(
+    ("name", "least", "most"),
+    [
+        ("server_max_window_bits", 9, 15),
+        ("client_max_window_bits", 9, 15),
+        ("level", 0, 9),
+        ("mem_level", 1, 9),
+        ("min_size", 0, 2**40),
+    ],
+)
+def test_options_check_their_range(name: str, least: int, most: int) -> None:
+    def options(number: int) -> PermessageDeflate:
+        return PermessageDeflate(**{name: number})  # type: ignore[arg-type]  # from a table
+
+    assert getattr(options(least), name) == least
+    assert getattr(options(most), name) == most
+    with pytest.raises(ValueError, match=f"{name}={least - 1}: give"):
+        options(least - 1)
+    if name != "min_size":
+        with pytest.raises(ValueError, match=f"{name}={most + 1}: give {least} to {most}"):
+            options(most + 1)
+
+
+def test_options_and_what_is_agreed_do_not_change() -> None:
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        DEFAULTS.level = 1  # type: ignore[misc]  # the mistake under test
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        agreed(15, 15).server_max_window_bits = 9  # type: ignore[misc]  # the mistake under test
+
+
+# Negotiation: the offer
+
+
+@pytest.mark.parametrize(
+    ("options", "offer"),
+    [
+        (DEFAULTS, "permessage-deflate; client_max_window_bits"),
+        (LARGEST, "permessage-deflate; client_max_window_bits"),
+        (
+            PermessageDeflate(server_max_window_bits=10),
+            "permessage-deflate; server_max_window_bits=10; client_max_window_bits",
+        ),
+        (
+            PermessageDeflate(client_max_window_bits=9),
+            "permessage-deflate; client_max_window_bits=9",
+        ),
+        (
+            NO_TAKEOVER,
+            "permessage-deflate; server_no_context_takeover; client_no_context_takeover; "
+            "client_max_window_bits",
+        ),
+    ],
+    ids=["defaults", "largest windows", "server's window", "client's window", "no takeover"],
+)
+def test_what_a_client_offers(options: PermessageDeflate, offer: str) -> None:
+    assert make_offer(options) == offer
+
+
+# Negotiation: the server's choice
+
+ACCEPTED = {
+    "RFC 7692 7.1.3, the simplest": (
+        LARGEST,
+        ["permessage-deflate"],
+        "permessage-deflate",
+        agreed(15, 15),
+    ),
+    "RFC 7692 7.1.3, a window of 1,024 bytes or less": (
+        LARGEST,
+        ["permessage-deflate; client_max_window_bits; server_max_window_bits=10"],
+        "permessage-deflate; server_max_window_bits=10",
+        agreed(10, 15),
+    ),
+    "RFC 7692 7.1.3, with a fallback, the first is accepted": (
+        LARGEST,
+        [
+            "permessage-deflate; client_max_window_bits; server_max_window_bits=10, "
+            "permessage-deflate; client_max_window_bits"
+        ],
+        "permessage-deflate; server_max_window_bits=10",
+        agreed(10, 15),
+    ),
+    "RFC 7692 7.1.3, with a fallback, the second is accepted": (
+        LARGEST,
+        [
+            "permessage-deflate; client_max_window_bits; server_max_window_bits=8, "
+            "permessage-deflate; client_max_window_bits"
+        ],
+        "permessage-deflate",
+        agreed(15, 15),
+    ),
+    "RFC 7692 7.1.1.1, no takeover in the server is asked for": (
+        LARGEST,
+        ["permessage-deflate; server_no_context_takeover"],
+        "permessage-deflate; server_no_context_takeover",
+        agreed(15, 15, (True, False)),
+    ),
+    "RFC 7692 7.1.1.1, no takeover in the server by itself": (
+        dataclasses.replace(LARGEST, server_no_context_takeover=True),
+        ["permessage-deflate"],
+        "permessage-deflate; server_no_context_takeover",
+        agreed(15, 15, (True, False)),
+    ),
+    "RFC 7692 7.1.1.2, no takeover in the client is announced": (
+        LARGEST,
+        ["permessage-deflate; client_no_context_takeover"],
+        "permessage-deflate; client_no_context_takeover",
+        agreed(15, 15, (False, True)),
+    ),
+    "RFC 7692 7.1.1.2, no takeover in the client is demanded": (
+        dataclasses.replace(LARGEST, client_no_context_takeover=True),
+        ["permessage-deflate"],
+        "permessage-deflate; client_no_context_takeover",
+        agreed(15, 15, (False, True)),
+    ),
+    "RFC 7692 7.1.2.1, the largest window is confirmed": (
+        LARGEST,
+        ["permessage-deflate; server_max_window_bits=15"],
+        "permessage-deflate; server_max_window_bits=15",
+        agreed(15, 15),
+    ),
+    "RFC 7692 7.1.2.1, a smaller window than the client asks for": (
+        PermessageDeflate(server_max_window_bits=9, client_max_window_bits=15),
+        ["permessage-deflate; server_max_window_bits=10"],
+        "permessage-deflate; server_max_window_bits=9",
+        agreed(9, 15),
+    ),
+    "RFC 7692 7.1.2.1, a window that the client did not ask for": (
+        PermessageDeflate(server_max_window_bits=11),
+        ["permessage-deflate"],
+        "permessage-deflate; server_max_window_bits=11",
+        agreed(11, 15),
+    ),
+    "RFC 7692 7.1.2.2, the client's window without a value": (
+        PermessageDeflate(server_max_window_bits=15, client_max_window_bits=10),
+        ["permessage-deflate; client_max_window_bits"],
+        "permessage-deflate; client_max_window_bits=10",
+        agreed(15, 10),
+    ),
+    "RFC 7692 7.1.2.2, the client's window with a smaller value": (
+        PermessageDeflate(server_max_window_bits=15, client_max_window_bits=10),
+        ["permessage-deflate; client_max_window_bits=9"],
+        "permessage-deflate; client_max_window_bits=9",
+        agreed(15, 9),
+    ),
+    "RFC 7692 7.1.2.2, the client's window with a larger value": (
+        PermessageDeflate(server_max_window_bits=15, client_max_window_bits=10),
+        ["permessage-deflate; client_max_window_bits=15"],
+        "permessage-deflate; client_max_window_bits=10",
+        agreed(15, 10),
+    ),
+    "a client's window of 8 bits, which zlib can inflate": (
+        LARGEST,
+        ["permessage-deflate; client_max_window_bits=8"],
+        "permessage-deflate; client_max_window_bits=8",
+        agreed(15, 8),
+    ),
+    "the defaults with a browser": (
+        DEFAULTS,
+        ["permessage-deflate; client_max_window_bits"],
+        "permessage-deflate; server_max_window_bits=12; client_max_window_bits=12",
+        agreed(12, 12),
+    ),
+    "the defaults with a client that can not limit its window": (
+        DEFAULTS,
+        ["permessage-deflate"],
+        "permessage-deflate; server_max_window_bits=12",
+        agreed(12, 15),
+    ),
+    "everything": (
+        NO_TAKEOVER,
+        [
+            "permessage-deflate; client_max_window_bits=11; server_max_window_bits=10; "
+            "client_no_context_takeover; server_no_context_takeover"
+        ],
+        "permessage-deflate; server_no_context_takeover; client_no_context_takeover; "
+        "server_max_window_bits=10; client_max_window_bits=11",
+        agreed(10, 11, (True, True)),
+    ),
+    "a quoted value": (
+        LARGEST,
+        ['permessage-deflate; server_max_window_bits="10"; client_max_window_bits="\\9"'],
+        "permessage-deflate; server_max_window_bits=10; client_max_window_bits=9",
+        agreed(10, 9),
+    ),
+    "a header in several lines, after other extensions": (
+        LARGEST,
+        ["x-webkit-deflate-frame, bbf-usp", "", " , permessage-deflate;server_max_window_bits=9"],
+        "permessage-deflate; server_max_window_bits=9",
+        agreed(9, 15),
+    ),
+    "the first of several that are legal": (
+        LARGEST,
+        ["permessage-deflate; x", "permessage-deflate; server_max_window_bits=13"],
+        "permessage-deflate; server_max_window_bits=13",
+        agreed(13, 15),
+    ),
+    "the fallback of a client that can limit its window": (
+        PermessageDeflate(client_max_window_bits=10),
+        ["permessage-deflate", "permessage-deflate; client_max_window_bits"],
+        "permessage-deflate; server_max_window_bits=12; client_max_window_bits=10",
+        agreed(12, 10),
+    ),
+}
+
+
+@pytest.mark.parametrize(
+    ("options", "offers", "answer", "expected"), ACCEPTED.values(), ids=ACCEPTED.keys()
+)
+def test_a_server_accepts(
+    options: PermessageDeflate, offers: list[str], answer: str, expected: DeflateParameters
+) -> None:
+    assert choose_offer(offers, options) == (expected, answer)
+
+
+DECLINED = {
+    "no header": [],
+    "nothing in the header": ["", " , "],
+    "another extension": ["x-webkit-deflate-frame"],
+    "another name": ["permessage-deflat, permessage-deflate2, Permessage-Deflate"],
+    "an unknown parameter": ["permessage-deflate; x_max_window_bits"],
+    "an unknown parameter behind known ones": ["permessage-deflate; client_max_window_bits; x=1"],
+    "server_no_context_takeover twice": [
+        "permessage-deflate; server_no_context_takeover; server_no_context_takeover"
+    ],
+    "client_no_context_takeover twice": [
+        "permessage-deflate; client_no_context_takeover; client_no_context_takeover"
+    ],
+    "server_max_window_bits twice": [
+        "permessage-deflate; server_max_window_bits=10; server_max_window_bits=10"
+    ],
+    "client_max_window_bits twice": [
+        "permessage-deflate; client_max_window_bits; client_max_window_bits=10"
+    ],
+    "server_no_context_takeover with a value": ["permessage-deflate; server_no_context_takeover=1"],
+    "client_no_context_takeover with a value": [
+        'permessage-deflate; client_no_context_takeover="true"'
+    ],
+    "server_max_window_bits without a value": ["permessage-deflate; server_max_window_bits"],
+    "a window too small": ["permessage-deflate; server_max_window_bits=7"],
+    "a window too large": ["permessage-deflate; client_max_window_bits=16"],
+    "a leading zero": ["permessage-deflate; server_max_window_bits=09"],
+    "a plus sign": ["permessage-deflate; server_max_window_bits=+9"],
+    "no number": ["permessage-deflate; client_max_window_bits=x"],
+    "a window that zlib can not compress with": ["permessage-deflate; server_max_window_bits=8"],
+}
+
+
+@pytest.mark.parametrize("offers", DECLINED.values(), ids=DECLINED.keys())
+def test_a_server_declines(offers: list[str]) -> None:
+    assert choose_offer(offers, DEFAULTS) is None
+
+
+def test_a_server_that_demands_a_client_window_declines_a_client_that_can_not_limit_its() -> None:
+    for bits in range(9, 15):
+        options = PermessageDeflate(client_max_window_bits=bits)
+        assert choose_offer(["permessage-deflate"], options) is None
+
+
+def test_an_offer_that_is_no_list_of_extensions() -> None:
+    with pytest.raises(HeaderSyntaxError):
+        choose_offer(["permessage-deflate; server_max_window_bits="], DEFAULTS)
+
+
+# Negotiation: the client's check of the answer
+
+AGREED = {
+    "declined": (DEFAULTS, [], None),
+    "declined with an empty header": (DEFAULTS, [""], None),
+    "RFC 7692 7.1.3, the simplest": (DEFAULTS, ["permessage-deflate"], agreed(15, 15)),
+    "RFC 7692 7.1.3, a window of 1,024 bytes": (
+        PermessageDeflate(server_max_window_bits=10),
+        ["permessage-deflate; server_max_window_bits=10"],
+        agreed(10, 15),
+    ),
+    "RFC 7692 7.1.1.1, no takeover in the server": (
+        PermessageDeflate(server_no_context_takeover=True),
+        ["permessage-deflate; server_no_context_takeover"],
+        agreed(15, 15, (True, False)),
+    ),
+    "RFC 7692 7.1.1.1, no takeover in the server, not asked for": (
+        DEFAULTS,
+        ["permessage-deflate; server_no_context_takeover"],
+        agreed(15, 15, (True, False)),
+    ),
+    "RFC 7692 7.1.1.2, no takeover in the client, demanded": (
+        DEFAULTS,
+        ["permessage-deflate; client_no_context_takeover"],
+        agreed(15, 15, (False, True)),
+    ),
+    "RFC 7692 7.1.1.2, no takeover in the client, not confirmed": (
+        PermessageDeflate(client_no_context_takeover=True),
+        ["permessage-deflate"],
+        agreed(15, 15, (False, True)),
+    ),
+    "RFC 7692 7.1.2.1, a window smaller than asked for": (
+        PermessageDeflate(server_max_window_bits=12),
+        ["permessage-deflate; server_max_window_bits=8"],
+        agreed(8, 15),
+    ),
+    "RFC 7692 7.1.2.1, a window that was not asked for": (
+        DEFAULTS,
+        ["permessage-deflate; server_max_window_bits=11"],
+        agreed(11, 15),
+    ),
+    "RFC 7692 7.1.2.2, a window for the client": (
+        DEFAULTS,
+        ["permessage-deflate; client_max_window_bits=14"],
+        agreed(15, 14),
+    ),
+    "RFC 7692 7.1.2.2, the client's window is not confirmed": (
+        PermessageDeflate(client_max_window_bits=10),
+        ["permessage-deflate"],
+        agreed(15, 10),
+    ),
+    "RFC 7692 7.1.2.2, a window for the client smaller than it announced": (
+        PermessageDeflate(client_max_window_bits=10),
+        ["permessage-deflate; client_max_window_bits=9"],
+        agreed(15, 9),
+    ),
+    "a window that zlib can not compress with": (
+        DEFAULTS,
+        ["permessage-deflate; client_max_window_bits=8"],
+        agreed(15, 8),
+    ),
+    "a quoted value in a second line": (
+        DEFAULTS,
+        ["", 'permessage-deflate; server_max_window_bits="9"'],
+        agreed(9, 15),
+    ),
+}
+
+
+@pytest.mark.parametrize(("options", "answer", "expected"), AGREED.values(), ids=AGREED.keys())
+def test_a_client_agrees(
+    options: PermessageDeflate, answer: list[str], expected: DeflateParameters | None
+) -> None:
+    assert check_answer(answer, options) == expected
+
+
+NOT_OFFERED = "names extensions that we did not offer, or one twice"
+NOT_AGREED = {
+    "a broken header": (DEFAULTS, ["permessage-deflate;"], "breaks its grammar: expected"),
+    "another extension": (DEFAULTS, ["x-webkit-deflate-frame"], NOT_OFFERED),
+    "one more extension": (DEFAULTS, ["permessage-deflate, x"], NOT_OFFERED),
+    "two answers": (DEFAULTS, ["permessage-deflate", "permessage-deflate"], NOT_OFFERED),
+    "an unknown parameter": (
+        DEFAULTS,
+        ["permessage-deflate; x=1"],
+        "has a parameter that permessage-deflate does not have",
+    ),
+    "a parameter twice": (
+        DEFAULTS,
+        ["permessage-deflate; server_max_window_bits=9; server_max_window_bits=9"],
+        "has server_max_window_bits twice",
+    ),
+    "a flag with a value": (
+        DEFAULTS,
+        ["permessage-deflate; server_no_context_takeover=1"],
+        "has server_no_context_takeover with a value that it can not have",
+    ),
+    "a window without a value": (
+        DEFAULTS,
+        ["permessage-deflate; client_max_window_bits"],
+        "has client_max_window_bits with a value that it can not have",
+    ),
+    "a window out of range": (
+        DEFAULTS,
+        ["permessage-deflate; server_max_window_bits=16"],
+        "has server_max_window_bits with a value that it can not have",
+    ),
+    "the server keeps its takeover": (
+        PermessageDeflate(server_no_context_takeover=True),
+        ["permessage-deflate; client_no_context_takeover"],
+        "lacks server_no_context_takeover, which we asked for",
+    ),
+    "the server does not say that it limits its window": (
+        PermessageDeflate(server_max_window_bits=10),
+        ["permessage-deflate"],
+        "does not limit server_max_window_bits as we asked",
+    ),
+    "the server's window is beyond the offer": (
+        PermessageDeflate(server_max_window_bits=10),
+        ["permessage-deflate; server_max_window_bits=11"],
+        "does not limit server_max_window_bits as we asked",
+    ),
+    "the client's window is beyond the offer": (
+        PermessageDeflate(client_max_window_bits=10),
+        ["permessage-deflate; client_max_window_bits=11"],
+        "has a client_max_window_bits above the one that we offered",
+    ),
+}
+
+
+@pytest.mark.parametrize(("options", "answer", "why"), NOT_AGREED.values(), ids=NOT_AGREED.keys())
+def test_a_client_does_not_agree(options: PermessageDeflate, answer: list[str], why: str) -> None:
+    with pytest.raises(NegotiationError) as caught:
+        check_answer(answer, options)
+    assert str(caught.value).startswith(f"its Sec-WebSocket-Extensions header {why}")
+
+
+# Negotiation: whatever is offered
+
+window_options = st.none() | st.integers(9, 15)
+any_options = st.builds(
+    PermessageDeflate,
+    server_max_window_bits=window_options,
+    client_max_window_bits=window_options,
+    server_no_context_takeover=st.booleans(),
+    client_no_context_takeover=st.booleans(),
+)
+window_texts = st.sampled_from(["", *[f"={bits}" for bits in range(7, 17)]])
+offer_texts = st.lists(
+    st.one_of(
+        window_texts.map("server_max_window_bits".__add__),
+        window_texts.map("client_max_window_bits".__add__),
+        st.sampled_from(["server_no_context_takeover", "client_no_context_takeover", "x"]),
+    ),
+    max_size=4,
+).map(lambda texts: "; ".join(["permessage-deflate", *texts]))
+
+
+@given(client=any_options, server=any_options)
+def test_both_sides_agree_to_the_same_or_to_nothing(
+    client: PermessageDeflate, server: PermessageDeflate
+) -> None:
+    chosen = choose_offer([make_offer(client)], server)
+    assert chosen is not None, "this client can do whatever this server demands"
+    assert check_answer([chosen[1]], client) == chosen[0]
+
+
+@given(offers=st.lists(offer_texts, max_size=3), options=any_options)
+def test_an_answer_is_never_beyond_the_offer(offers: list[str], options: PermessageDeflate) -> None:
+    chosen = choose_offer(offers, options)
+    if chosen is None:
+        return
+    parameters, answer = chosen
+    ((_, answered),) = parse_extension_list([answer])
+    given_back = dict(answered)
+    assert len(given_back) == len(answered)
+
+    def is_answered(offer: str) -> bool:
+        ((_, pairs),) = parse_extension_list([offer])
+        offered = dict(pairs)
+        if "x" in offered or len(offered) < len(pairs):
+            return False
+        server_bits = given_back.get("server_max_window_bits")
+        if "server_max_window_bits" in offered and int(server_bits or 16) > int(
+            offered["server_max_window_bits"] or 0
+        ):
+            return False
+        if "server_no_context_takeover" in offered and (
+            "server_no_context_takeover" not in given_back
+        ):
+            return False
+        client_bits = given_back.get("client_max_window_bits")
+        return client_bits is None or (
+            "client_max_window_bits" in offered
+            and int(client_bits) <= int(offered["client_max_window_bits"] or 15)
+        )
+
+    assert any(map(is_answered, offers))
+    assert 9 <= parameters.server_max_window_bits <= (options.server_max_window_bits or 12)
+    assert parameters.client_max_window_bits <= (options.client_max_window_bits or 15)
+
+
+# The examples of RFC 7692 section 7.2.3
+
+HELLO = bytes.fromhex("f2 48 cd c9 c9 07 00")
+HELLO_AGAIN = bytes.fromhex("f2 00 11 00 00")
+
+
+def test_rfc_7692_7_2_3_1_one_compressed_block() -> None:
+    assert deflate(deflater(), b"Hello") == HELLO
+    assert inflate(inflater(), HELLO) == b"Hello"
+    assert inflate(inflater(), HELLO[:3], HELLO[3:]) == b"Hello"
+
+
+def test_rfc_7692_7_2_3_2_sharing_the_window() -> None:
+    sender, receiver = deflater(), inflater()
+    assert [deflate(sender, b"Hello") for _ in range(2)] == [HELLO, HELLO_AGAIN]
+    assert [inflate(receiver, payload) for payload in (HELLO, HELLO_AGAIN)] == [b"Hello"] * 2
+
+
+def test_rfc_7692_7_2_3_2_not_sharing_the_window() -> None:
+    sender, receiver = deflater(context_takeover=False), inflater(context_takeover=False)
+    assert [deflate(sender, b"Hello") for _ in range(2)] == [HELLO] * 2
+    assert [inflate(receiver, HELLO) for _ in range(2)] == [b"Hello"] * 2
+    with pytest.raises(InflateError, match="invalid distance too far back"):
+        inflate(receiver, HELLO_AGAIN)
+
+
+def test_rfc_7692_7_2_3_3_a_block_without_compression() -> None:
+    payload = bytes.fromhex("00 05 00 fa ff 48 65 6c 6c 6f 00")
+    assert inflate(inflater(), payload) == b"Hello"
+
+
+def test_rfc_7692_7_2_3_4_a_block_with_bfinal() -> None:
+    payload = bytes.fromhex("f3 48 cd c9 c9 07 00 00")
+    assert inflate(inflater(), payload) == b"Hello"
+
+
+def test_rfc_7692_7_2_3_5_two_blocks() -> None:
+    payload = bytes.fromhex("f2 48 05 00 00 00 ff ff ca c9 c9 07 00")
+    assert inflate(inflater(), payload) == b"Hello"
+
+
+def test_rfc_7692_7_2_3_6_an_empty_last_fragment() -> None:
+    sender, receiver = deflater(), inflater()
+    fragments = [sender.deflate(b"Hello", False), sender.deflate(b"", True)]
+    assert fragments == [HELLO + TAIL, b"\x00"]
+    assert inflate(receiver, *fragments) == b"Hello"
+
+
+# Deflating
+
+takeover = pytest.mark.parametrize(
+    "context_takeover", [True, False], ids=["takeover", "no takeover"]
+)
+byte_strings = st.one_of(
+    st.binary(max_size=3000),
+    st.integers(0, 40_000).map(prose),
+    st.integers(0, 70_000).map(bytes),
+    st.lists(st.sampled_from([b"one", b"two", b"three", b"\x00\x00\xff\xff"])).map(b"".join),
+)
+cuts = st.lists(st.integers(0, 2**20), max_size=4)
+
+
+def reference_inflate(payloads: Iterable[bytes], window_bits: int, together: bool) -> list[bytes]:
+    """What zlib makes of *payloads*; one byte at a time, so that it has nothing but the window."""
+    messages = []
+    stream = zlib.decompressobj(-window_bits)
+    for payload in payloads:
+        if not together:
+            stream = zlib.decompressobj(-window_bits)
+        message = b""
+        data = payload + TAIL
+        while part := stream.decompress(data, 1):
+            message += part
+            data = stream.unconsumed_tail
+        messages.append(message)
+    return messages
+
+
+@given(
+    messages=st.lists(byte_strings.map(lambda data: data[:3000]), max_size=4),
+    window_bits=st.integers(9, 15),
+    mem_level=st.integers(1, 9),
+    level=st.integers(0, 9),
+    context_takeover=st.booleans(),
+    places=cuts,
+)
+def test_zlib_inflates_what_is_deflated_within_the_window(
+    messages: list[bytes],
+    window_bits: int,
+    mem_level: int,
+    level: int,
+    context_takeover: bool,
+    places: list[int],
+) -> None:
+    codec = deflater(window_bits, context_takeover, level, mem_level)
+    payloads = [deflate(codec, *split(message, places)) for message in messages]
+    assert reference_inflate(payloads, window_bits, context_takeover) == messages
+
+
+@pytest.mark.parametrize("level", range(10))
+def test_a_piece_is_flushed_to_its_last_byte(level: int) -> None:
+    codec, reference = deflater(level=level), zlib.decompressobj(-15)
+    text = prose(5 * PIECE)
+    for start in range(0, len(text), PIECE):
+        piece = text[start : start + PIECE]
+        assert reference.decompress(codec.deflate(piece, False)) == piece
+
+
+@takeover
+def test_messages_that_deflate_to_nothing(context_takeover: bool) -> None:
+    sender, receiver = deflater(12, context_takeover), inflater(12, context_takeover)
+    messages = [b"", b"a", b"", b"", b"aaaaaaaaaa", b""]
+    for message in messages:
+        payload = deflate(sender, message)
+        assert (payload == b"\x00") is (message == b"")
+        assert inflate(receiver, payload) == message
+
+
+def test_an_empty_piece_that_is_not_the_last_is_nothing() -> None:
+    codec = deflater()
+    assert codec.deflate(b"", False) == b""
+    assert deflate(codec, b"", b"Hello", b"") == HELLO + TAIL + b"\x00"
+
+
+def test_what_can_not_be_compressed_grows_by_some_bytes() -> None:
+    noise = random.Random(7692).randbytes(PIECE)
+    for level in range(10):
+        for mem_level in range(1, 10):
+            payload = deflate(deflater(12, True, level, mem_level), noise)
+            # 5 bytes for each block that is stored as it is.
+            assert len(payload) < PIECE + 5 * (PIECE >> (mem_level + 6)) + 100
+
+
+@takeover
+def test_any_buffer_is_deflated(context_takeover: bool) -> None:
+    text = prose(10_000)
+    expected = deflate(deflater(context_takeover=context_takeover), text)
+    for data in (bytearray(text), memoryview(text), memoryview(bytearray(text))):
+        assert deflater(context_takeover=context_takeover).deflate(data, True) == expected
+
+
+def test_the_same_settings_without_takeover_make_the_same_of_a_message() -> None:
+    one, other = deflater(12, False, 6, 5), deflater(12, False, 6, 5)
+    deflate(one, b"something that comes before in one of them")
+    assert deflate(one, prose(1000)) == deflate(other, prose(1000))
+
+
+# Inflating
+
+flush_modes = st.sampled_from(
+    [zlib.Z_NO_FLUSH, zlib.Z_BLOCK, zlib.Z_PARTIAL_FLUSH, zlib.Z_SYNC_FLUSH, zlib.Z_FULL_FLUSH]
+)
+
+
+@given(
+    messages=st.lists(st.lists(st.tuples(byte_strings, flush_modes), max_size=3), max_size=4),
+    window_bits=st.integers(8, 15),
+    level=st.integers(0, 9),
+    strategy=st.sampled_from([zlib.Z_DEFAULT_STRATEGY, zlib.Z_FIXED, zlib.Z_HUFFMAN_ONLY]),
+    context_takeover=st.booleans(),
+    places=cuts,
+    bounds=st.lists(st.integers(1, 100_000), min_size=1, max_size=5),
+)
+@example(
+    messages=[[(bytes(70_000), zlib.Z_NO_FLUSH)]],
+    window_bits=15,
+    level=9,
+    strategy=zlib.Z_DEFAULT_STRATEGY,
+    context_takeover=True,
+    places=[1, 1, 2],
+    bounds=[65_536, 1],
+)
+def test_whatever_zlib_deflates_is_inflated_in_any_pieces_and_within_any_bounds(
+    messages: list[list[tuple[bytes, int]]],
+    window_bits: int,
+    level: int,
+    strategy: int,
+    context_takeover: bool,
+    places: list[int],
+    bounds: list[int],
+) -> None:
+    receiver = inflater(window_bits, context_takeover)
+    # With 9 bits zlib looks back by 250 bytes at most, so that it fits into 8 as well.
+    settings = (level, zlib.DEFLATED, -max(window_bits, 9), 8, strategy)
+    reference = zlib.compressobj(*settings)
+    for pieces in messages:
+        if not context_takeover:
+            reference = zlib.compressobj(*settings)
+        payload = b""
+        for data, mode in pieces:
+            payload += reference.compress(data) + reference.flush(mode)
+        payload += reference.flush(zlib.Z_SYNC_FLUSH)
+        # zlib does not flush twice in a row.
+        payload = payload.removesuffix(TAIL) or b"\x00"
+        if len(payload) > 10_000:
+            bounds = [bound + 1000 for bound in bounds]
+        expected = b"".join([data for data, _ in pieces])
+        assert inflate(receiver, *split(payload, places), bounds=bounds) == expected
+
+
+@given(
+    messages=st.lists(byte_strings, max_size=4),
+    client=any_options,
+    server=any_options,
+    places=cuts,
+)
+def test_both_roles_understand_each_other(
+    messages: list[bytes],
+    client: PermessageDeflate,
+    server: PermessageDeflate,
+    places: list[int],
+) -> None:
+    chosen = choose_offer([make_offer(client)], server)
+    assert chosen is not None
+    ours, theirs = client_codec(chosen[0], client), server_codec(chosen[0], server)
+    for sender, receiver in ((ours, theirs), (theirs, ours)):
+        assert sender.deflater is not None
+        for message in messages:
+            payload = deflate(sender.deflater, *split(message, places))
+            assert inflate(receiver.inflater, *split(payload, places)) == message
+
+
+def test_a_window_of_8_bits_is_256_bytes() -> None:
+    literals = bytes(range(128)) * 2
+    bits = "010"  # a block of fixed Huffman codes that is not the last
+    bits += "".join([f"{0x30 + byte:08b}" for byte in literals])
+    bits += "0000001" + "01111" + "111111"  # 3 bytes from 256 bytes back
+    bits += "0000000" + "000"  # the end of the block, and the head of an empty one
+    bits += "0" * (-len(bits) % 8)
+    octets = [int(bits[at : at + 8][::-1], 2) for at in range(0, len(bits), 8)]
+    assert inflate(inflater(8), bytes(octets), bounds=[1]) == literals + literals[:3]
+
+
+def test_all_that_a_fragment_says_is_produced_before_the_next() -> None:
+    payload = deflate(deflater(), bytes(1000) + b"and" + bytes(1000))
+    for cut in range(1, len(payload)):
+        expected = zlib.decompressobj(-15).decompress(payload[:cut])
+        receiver = inflater()
+        receiver.feed(payload[:cut], False)
+        parts = []
+        while not receiver.needs_input:
+            parts.append(receiver.produce(1))
+        assert b"".join(parts) == expected
+
+
+def test_a_piece_is_produced_as_soon_as_it_has_come() -> None:
+    sender, receiver = deflater(), inflater()
+    for part in (b"first ", b"second ", b"third"):
+        receiver.feed(sender.deflate(part, False), False)
+        assert receiver.produce(100) == part
+        assert receiver.needs_input
+
+
+def test_nothing_is_produced_without_input() -> None:
+    library = CountingZlib()
+    receiver = Inflater(window_bits=15, context_takeover=True, library=library)
+    assert receiver.needs_input
+    assert receiver.produce(1) == b""
+    for final in (False, True):
+        receiver.feed(b"", final)
+        assert receiver.needs_input
+    assert library.made == 0
+
+
+def test_input_must_be_used_up_before_the_next() -> None:
+    receiver = inflater()
+    receiver.feed(HELLO[:3], False)
+    with pytest.raises(RuntimeError, match="has not been used up"):
+        receiver.feed(HELLO[3:], True)
+
+
+def test_a_bound_of_nothing_is_a_mistake() -> None:
+    receiver = inflater()
+    receiver.feed(HELLO, True)
+    with pytest.raises(ValueError, match="max_bytes must be at least 1"):
+        receiver.produce(0)
+    assert receiver.produce(5) == b"Hello"
+
+
+@pytest.mark.parametrize("final", [True, False])
+def test_any_buffer_is_inflated_and_none_is_kept(final: bool) -> None:
+    receiver = inflater()
+    buffer = bytearray(HELLO)
+    with memoryview(buffer) as view:
+        receiver.feed(view, final)
+    buffer[:] = bytes(100)
+    assert receiver.produce(100) == b"Hello"
+
+
+@takeover
+def test_a_compressed_message_without_any_payload_is_empty(context_takeover: bool) -> None:
+    # Some peers send this, though RFC 7692 section 7.2.3.6 wants one byte at least.
+    sender, receiver = deflater(15, context_takeover), inflater(15, context_takeover)
+    for message in (b"before", b"after", b"and again after"):
+        assert inflate(receiver, deflate(sender, message)) == message
+        assert inflate(receiver, b"") == b""
+        assert inflate(receiver, b"", b"", b"") == b""
+
+
+# BFINAL
+
+FINAL_HELLO = bytes.fromhex("f3 48 cd c9 c9 07 00")
+EMPTY_FINAL = bytes.fromhex("03 00")
+FINALS = {
+    "alone": (FINAL_HELLO, b"Hello"),
+    "with the empty block": (FINAL_HELLO + b"\x00", b"Hello"),
+    "two": (FINAL_HELLO + FINAL_HELLO, b"HelloHello"),
+    "two with the empty block": (FINAL_HELLO * 2 + b"\x00", b"HelloHello"),
+    "before another block": (FINAL_HELLO + HELLO, b"HelloHello"),
+    "after another block": (HELLO + TAIL + FINAL_HELLO, b"HelloHello"),
+    "in the middle": (HELLO + TAIL + FINAL_HELLO + HELLO, b"HelloHelloHello"),
+    "empty ones": (EMPTY_FINAL * 3 + FINAL_HELLO + EMPTY_FINAL * 3 + b"\x00", b"Hello"),
+    "nothing but an empty one": (EMPTY_FINAL, b""),
+}
+
+
+@takeover
+@pytest.mark.parametrize(("payload", "message"), FINALS.values(), ids=FINALS.keys())
+def test_final_blocks(payload: bytes, message: bytes, context_takeover: bool) -> None:
+    for cut in range(len(payload) + 1):
+        for bound in (1, 5, 100):
+            receiver = inflater(15, context_takeover)
+            for _ in range(2):
+                for pieces in (payload[:cut], payload[cut:]), (payload[:cut], payload[cut:], b""):
+                    assert inflate(receiver, *pieces, bounds=[bound]) == message
+            assert inflate(receiver, HELLO) == b"Hello", "the next message begins anew"
+
+
+@given(
+    parts=st.lists(st.tuples(byte_strings, st.booleans()), min_size=1, max_size=4),
+    places=cuts,
+    bound=st.integers(1000, 100_000),
+)
+def test_any_sequence_of_streams(
+    parts: list[tuple[bytes, bool]], places: list[int], bound: int
+) -> None:
+    payload = b""
+    for data, final in parts:
+        reference = zlib.compressobj(wbits=-15)
+        payload += reference.compress(data)
+        # A stream that has not ended does not reset the window; one that begins does not need it.
+        payload += reference.flush(zlib.Z_FINISH if final else zlib.Z_FULL_FLUSH)
+    pieces = split(payload + b"\x00", places)
+    expected = b"".join([data for data, _ in parts])
+    receiver = inflater()
+    for _ in range(2):
+        assert inflate(receiver, *pieces, bounds=[bound]) == expected
+
+
+# Corrupt data
+
+CORRUPT = {
+    "a reserved block type": (b"\x06", "invalid block type"),
+    "lengths that do not match": (b"\x00\x05\x00\xfa\xfe", "invalid stored block lengths"),
+    "a distance beyond the beginning": (HELLO_AGAIN, "invalid distance too far back"),
+    "bad code lengths": (b"\xfc\xff\xff\xff\xff", "too many length or distance symbols"),
+    "garbage behind a final block": (FINAL_HELLO + b"\x06", "invalid block type"),
+}
+
+
+@takeover
+@pytest.mark.parametrize(("payload", "why"), CORRUPT.values(), ids=CORRUPT.keys())
+def test_corrupt_data(payload: bytes, why: str, context_takeover: bool) -> None:
+    for cut in range(len(payload)):
+        with pytest.raises(InflateError) as caught:
+            inflate(inflater(15, context_takeover), payload[:cut], payload[cut:])
+        assert str(caught.value) == (
+            f"a compressed message must be deflate data (RFC 7692 section 7.2.2): {why}"
+        )
+
+
+@given(payload=st.binary(max_size=100), places=cuts, bound=st.integers(1, 1000))
+def test_zlib_and_the_inflater_agree_about_garbage(
+    payload: bytes, places: list[int], bound: int
+) -> None:
+    pieces = split(payload, places)
+    reference = zlib.decompressobj(-15)
+    try:
+        expected = reference.decompress(payload + TAIL)
+    except zlib.error:
+        with pytest.raises(InflateError):
+            inflate(inflater(), *pieces, bounds=[bound])
+        return
+    if not reference.eof:
+        assert inflate(inflater(), *pieces, bounds=[bound]) == expected
+
+
+# Bounds
+
+
+def bomb_of_zeros(blocks: int) -> tuple[bytes, bytes]:
+    """The payload of 32 KiB of zeros, and one of *blocks* MiB of them that follows it."""
+    codec = deflater(level=9, mem_level=9)
+    return codec.deflate(bytes(32 * KIB), False), codec.deflate(bytes(MIB), False) * blocks
+
+
+def traced(step: Callable[[], object]) -> tuple[int, int]:
+    """Bytes that *step* leaves behind, and that it holds at its peak."""
+    gc.collect()
+    tracemalloc.start()
+    try:
+        result = step()
+        kept, peak = tracemalloc.get_traced_memory()
+        del result
+    finally:
+        tracemalloc.stop()
+    return kept, peak
+
+
+def test_a_bomb_of_10_gib_is_stopped_without_holding_more_than_the_limit_and_one_piece() -> None:
+    limit, piece, read = 4 * MIB, 64 * KIB, 64 * KIB
+    fuse, bomb = bomb_of_zeros(10 * KIB)
+    assert len(bomb) < 11 * MIB
+    receiver = inflater()
+    receiver.feed(fuse, False)
+    assert receiver.produce(piece) == bytes(32 * KIB)
+
+    def explode() -> bytearray:
+        message = bytearray()
+        for start in range(0, len(bomb), read):
+            receiver.feed(memoryview(bomb)[start : start + read], False)
+            while not receiver.needs_input:
+                message += receiver.produce(min(piece, limit + 1 - len(message)))
+                if len(message) > limit:
+                    return message
+        raise AssertionError("the bomb was a dud")
+
+    kept, peak = traced(explode)
+    assert kept > limit, "the message is collected up to its limit"
+    # A bytearray that grows is held twice while it moves, and has an eighth to spare.
+    assert peak < 2 * (limit + limit // 8) + piece + read + 32 * KIB
+
+
+def test_a_bomb_that_is_not_collected_is_held_in_pieces() -> None:
+    piece = 64 * KIB
+    fuse, bomb = bomb_of_zeros(64)
+    receiver = inflater()
+
+    def explode() -> None:
+        receiver.feed(fuse, False)
+        receiver.produce(piece)
+        receiver.feed(bomb, False)
+        total = 0
+        while not receiver.needs_input:
+            total += len(receiver.produce(piece))
+        assert total == 64 * MIB
+
+    _, peak = traced(explode)
+    assert peak < 3 * piece
+
+
+def test_one_read_full_of_small_bombs_is_inflated_one_piece_at_a_time() -> None:
+    bomb = deflate(deflater(), bytes(MIB))
+    receiver = inflater(context_takeover=False)
+    piece = 64 * KIB
+
+    def explode() -> int:
+        total = 0
+        for _ in range(64 * KIB // len(bomb)):
+            receiver.feed(bomb, True)
+            while not receiver.needs_input:
+                total += len(receiver.produce(piece))
+        return total
+
+    kept, peak = traced(explode)
+    assert kept < KIB
+    assert peak < 4 * piece
+
+
+def test_input_that_waits_is_not_copied_at_every_step() -> None:
+    data = deflate(deflater(level=0), bytes(4 * MIB))
+    receiver = inflater()
+    receiver.feed(data, True)
+    for _ in range(5):
+        _, peak = traced(lambda: receiver.produce(16))
+        assert peak < 128 * KIB
+
+
+def test_input_without_output_is_inflated_in_steps() -> None:
+    receiver = inflater()
+    receiver.feed((b"\x00" + TAIL) * (200 * KIB), False)
+    steps = 0
+    while not receiver.needs_input:
+        assert receiver.produce(64 * KIB) == b""
+        steps += 1
+    assert steps >= 1000 * KIB // (4 * KIB)
+
+
+def test_final_blocks_are_inflated_one_at_a_time() -> None:
+    receiver = inflater()
+    receiver.feed(EMPTY_FINAL * 1000, True)
+    steps = 0
+    while not receiver.needs_input:
+        receiver.produce(64 * KIB)
+        steps += 1
+    assert steps == 1000
+
+
+# Memory
+
+ANY_MESSAGE = prose(2000)
+
+
+@takeover
+def test_memory_is_taken_with_the_first_message_and_kept_for_takeover_alone(
+    context_takeover: bool,
+) -> None:
+    def made() -> tuple[Deflater, Inflater]:
+        return deflater(15, context_takeover), inflater(15, context_takeover)
+
+    def used() -> tuple[Deflater, Inflater]:
+        sender, receiver = made()
+        inflate(receiver, deflate(sender, ANY_MESSAGE))
+        return sender, receiver
+
+    kept, _ = traced(made)
+    assert kept < KIB
+    kept, peak = traced(used)
+    assert peak > 256 * KIB
+    if context_takeover:
+        assert kept > 256 * KIB
+    else:
+        assert kept < KIB
+
+
+def test_a_message_in_progress_keeps_its_window_without_takeover() -> None:
+    sender, receiver = deflater(context_takeover=False), inflater(context_takeover=False)
+    fragments = [sender.deflate(b"Hello", False), sender.deflate(b"Hello", True)]
+    assert fragments == [HELLO + TAIL, HELLO_AGAIN]
+    assert inflate(receiver, *fragments) == b"HelloHello"
+
+
+# Codecs
+
+
+def test_the_codecs_of_both_roles_have_what_was_agreed() -> None:
+    parameters = agreed(10, 13, (True, False))
+    options = PermessageDeflate(client_max_window_bits=14, level=3, mem_level=7)
+    client, server = client_codec(parameters, options), server_codec(parameters, options)
+    assert client.deflater is not None
+    assert server.deflater is not None
+    for codec in (client.deflater, server.deflater):
+        assert (codec.level, codec.mem_level) == (3, 7)
+    assert (server.deflater.window_bits, server.deflater.context_takeover) == (10, False)
+    assert (client.inflater.window_bits, client.inflater.context_takeover) == (10, False)
+    assert (client.deflater.window_bits, client.deflater.context_takeover) == (13, True)
+    assert (server.inflater.window_bits, server.inflater.context_takeover) == (13, True)
+
+
+def test_a_client_compresses_with_its_default_window_where_it_may_use_a_larger() -> None:
+    codec = client_codec(agreed(15, 15), DEFAULTS).deflater
+    assert codec is not None
+    assert codec.window_bits == 12
+
+
+def test_a_client_sends_its_messages_as_they_are_if_it_may_have_no_more_than_8_bits() -> None:
+    parameters = check_answer(["permessage-deflate; client_max_window_bits=8"], DEFAULTS)
+    assert parameters == agreed(15, 8)
+    codec = client_codec(parameters, DEFAULTS)
+    assert codec.deflater is None
+    assert inflate(codec.inflater, HELLO) == b"Hello"
+
+
+def test_another_module_can_stand_in_for_zlib() -> None:
+    assert ZLIB is zlib
+    library = CountingZlib()
+    parameters = agreed(12, 12, (True, False))
+    client = client_codec(parameters, DEFAULTS, library)
+    server = server_codec(parameters, DEFAULTS, library)
+    assert library.made == 0
+    assert client.deflater is not None
+    assert server.deflater is not None
+    for _ in range(5):
+        assert inflate(server.inflater, deflate(client.deflater, b"Hello")) == b"Hello"
+    assert library.made == 2, "with takeover one stream lasts"
+    for _ in range(5):
+        assert inflate(client.inflater, deflate(server.deflater, b"Hello")) == b"Hello"
+    assert library.made == 12, "without takeover each message has its own"
+    with pytest.raises(InflateError):
+        inflate(server.inflater, b"\x06")
