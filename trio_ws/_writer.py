@@ -23,6 +23,7 @@ from typing import Final, Protocol
 import trio
 from trio.lowlevel import Task, enable_ki_protection
 
+from ._frames import Buffer
 from ._outbox import Mark, Outbox
 from ._ticker import Ticker
 from ._transport import MAX_BUFFERS, Transport
@@ -183,7 +184,8 @@ class Writer:
         """One more try that costs no wait; whatever becomes of it, the transport is closed next."""
         if self._transport.can_write_nowait and self.error is None:
             with suppress(OSError, trio.ClosedResourceError):
-                self._transport.write_nowait(self._outbox.buffers())
+                while (buffers := self._outbox.buffers()) and self._write_nowait(buffers):
+                    pass
 
     @property
     def blocked_since(self) -> float:
@@ -199,22 +201,25 @@ class Writer:
             if not self._outbox.is_empty():
                 self._start_task()
             return
-        allowance = _STEP
+        step_ends_at = self.bytes_sent + _STEP
         while buffers := self._outbox.buffers():
             try:
-                count = self._transport.write_nowait(buffers)
+                took_all = self._write_nowait(buffers)
             except (OSError, trio.ClosedResourceError) as error:
                 self._fail(error)
                 return
-            size = sum(map(len, buffers[:MAX_BUFFERS]))
-            self._account(count)
-            if count < size:
+            if not took_all:
                 self._start_task()
                 return
-            allowance -= count
-            if allowance <= 0:
+            if self.bytes_sent >= step_ends_at:
                 self.committed(gather=True)
                 return
+
+    def _write_nowait(self, buffers: list[Buffer]) -> bool:
+        """Write them in one system call; whether the kernel took all that one call can."""
+        count = self._transport.write_nowait(buffers)
+        self._account(count)
+        return count == sum(map(len, buffers[:MAX_BUFFERS]))
 
     def _account(self, count: int) -> None:
         """The transport has taken *count* bytes: who waited for that?"""
