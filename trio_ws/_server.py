@@ -122,14 +122,15 @@ async def serve_websocket(
     ``handler(ws)`` runs in a task of its own for every client, and the connection is closed with
     1000 when it returns:
 
+    .. example: fragment
+
     .. code-block:: python
 
         async def echo(ws):
             async for message in ws:
                 await ws.send(message)
 
-        async with trio.open_nursery() as nursery:
-            server = await nursery.start(trio_ws.serve_websocket, echo, 8000)
+        server = await nursery.start(trio_ws.serve_websocket, echo, 8000)
 
     Handlers are isolated from each other. What one raises is logged, to the logger ``trio_ws``, and
     closes its connection with 1011. The :class:`ConnectionClosed` of its own stream, bare or in
@@ -484,5 +485,5 @@ def _name_peer(stream: trio.abc.Stream) -> str:
         with suppress(OSError):
             match stream.socket.getpeername():
                 case (str(host), int(port), *_):
-                    return f"{host}:{port}"
+                    return f"{host} port {port}"
     return "a client"
