@@ -19,9 +19,9 @@ from raw_peer import (
     open_with_peer,
     receive_until_closed,
 )
-from transports import DETERMINISTIC_KINDS, open_streams
+from transports import DETERMINISTIC_KINDS, fill, open_streams
 
-from trio_ws import ConnectionClosedError, ConnectionClosedOK, Opcode, Timeouts, WebSocketStream
+from trio_ws import ConnectionClosedError, ConnectionClosedOK, Opcode, Timeouts
 from trio_ws._protocol import Role
 from trio_ws.testing import NO_TIMEOUTS, FaultyStream, websocket_pair
 
@@ -43,16 +43,6 @@ async def receive_pings(peer: RawPeer, count: int) -> list[bytes]:
     frames = [await peer.receive() for _ in range(count)]
     assert all(frame is not None and frame.opcode == PING for frame in frames)
     return [frame.payload for frame in frames if frame is not None]
-
-
-async def fill_kernel(ws: WebSocketStream) -> None:
-    """Send until the transport takes no more, to a peer that does not read."""
-    while True:
-        try:
-            ws.send_nowait(bytes(60_000))
-        except trio.WouldBlock:
-            return
-        await trio.testing.wait_all_tasks_blocked()
 
 
 async def receive_controls(peer: RawPeer, last: Frame) -> list[Frame]:
@@ -272,7 +262,7 @@ async def test_pings_to_a_peer_that_does_not_read_wait_for_room_in_turn(
 ) -> None:
     ours, theirs = await open_streams("socket", nursery)
     ws, peer = await open_with_peer(nursery, Role.SERVER, (ours, theirs))
-    await fill_kernel(ws)
+    await fill(ws)
     size = ws.statistics().outbox_size
     calls = [await begin(nursery, ws.ping, b"%d" % number) for number in range(400)]
     statistics = ws.statistics()
@@ -338,7 +328,7 @@ async def test_the_payload_of_a_pong_is_copied(nursery: trio.Nursery) -> None:
 async def test_a_cancelled_pong_that_waited_for_room_is_never_sent(nursery: trio.Nursery) -> None:
     ours, theirs = await open_streams("socket", nursery)
     ws, peer = await open_with_peer(nursery, Role.SERVER, (ours, theirs))
-    await fill_kernel(ws)
+    await fill(ws)
     calls = [await begin(nursery, ws.pong, b"%d" % number) for number in range(300)]
     waiting = [number for number, call in enumerate(calls) if not call.is_over]
     assert waiting
@@ -393,7 +383,7 @@ async def test_a_flood_of_pings_from_a_peer_that_does_not_read_takes_bounded_mem
 ) -> None:
     streams = await open_streams(kind, nursery)
     ws, peer = await open_with_peer(nursery, Role.SERVER, streams)
-    await fill_kernel(ws)
+    await fill(ws)
     before = ws.statistics().outbox_size
     flood = [b"%d" % number for number in range(20_000)]
     for start in range(0, len(flood), 1000):
@@ -415,7 +405,7 @@ async def test_pings_that_the_full_kernel_keeps_waiting_collapse_into_one_pong_t
     nursery: trio.Nursery,
 ) -> None:
     ws, peer = await open_with_peer(nursery, Role.SERVER, await open_streams("socket", nursery))
-    await fill_kernel(ws)
+    await fill(ws)
     await peer.send(*pings(b"1", b"2"))
     await trio.testing.wait_all_tasks_blocked()
     await peer.send(*pings(b"3"))
@@ -688,7 +678,7 @@ async def test_a_peer_that_takes_nothing_for_the_idle_time_is_given_up_paused_or
     )
     await trio.sleep(7)
     await peer.send(*pongs(b""))
-    await fill_kernel(ws)
+    await fill(ws)
     blocked_at = trio.current_time()
     if paused:
         await peer.send(*[Frame(BINARY, bytes(9))] * 2)

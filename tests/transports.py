@@ -15,6 +15,7 @@ import trio
 import trio.testing
 from raw_peer import Streams, make_streams
 
+from trio_ws import WebSocketStream
 from trio_ws.testing import FaultyStream
 
 KINDS = ("memory", "lockstep", "split", "socket", "tcp", "tls", "tls_memory", "pipes")
@@ -82,3 +83,13 @@ def _staple(
     assert send_stream is not None
     assert receive_stream is not None
     return trio.StapledStream(send_stream, receive_stream)
+
+
+async def fill(ws: WebSocketStream) -> None:
+    """Send binary messages, to a peer that does not read, until there is no room for more."""
+    while True:
+        try:
+            ws.send_nowait(bytes(60_000))
+        except trio.WouldBlock:
+            return
+        await trio.testing.wait_all_tasks_blocked()
