@@ -485,6 +485,18 @@ def test_a_mark_needs_the_control_frames_and_the_data_before_it(masked: bool) ->
 
 
 @BOTH
+def test_a_mark_counts_the_control_frames_one_by_one(masked: bool) -> None:
+    box = outbox(masked)
+    marks = []
+    for _ in range(3):
+        box.commit_control(PING, b"")
+        marks.append(box.mark())
+    for count in range(1, 4):
+        take(box, 2 + 4 * masked)
+        assert [box.is_written(mark) for mark in marks] == [True] * count + [False] * (3 - count)
+
+
+@BOTH
 def test_a_mark_after_the_close_needs_the_close_and_one_before_does_not(masked: bool) -> None:
     box = outbox(masked)
     before = box.mark()

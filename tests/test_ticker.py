@@ -396,6 +396,23 @@ async def test_bytes_that_came_before_a_deadline_are_seen_before_it_passes(
             assert order == ["bytes", "deadline"]
 
 
+async def test_what_counts_no_more_is_swept_out_once_it_is_more_than_half(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    await quiet()
+    timers = [timer_for(Stream()) for _ in range(10)]
+    for timer in timers:
+        timer.set(trio.current_time() + 1)
+    await trio.sleep(2)
+    for timer in timers:
+        timer.set(trio.current_time() + 1)
+    for timer in timers[:5]:
+        timer.close()
+    assert current_ticker().pending_deadlines == 10
+    timers[5].close()
+    assert current_ticker().pending_deadlines == 4
+
+
 async def test_ten_thousand_timers(autojump_clock: trio.testing.MockClock) -> None:
     rng = random.Random(7)
     start = trio.current_time()
@@ -433,6 +450,16 @@ async def test_the_budget_is_spent_by_bytes_and_messages_and_starts_anew() -> No
     assert not ticker.spend(DEFAULT_BUDGET)
     assert ticker.spend(DEFAULT_BUDGET - FRAME_PRICE - 1)
     assert not ticker.spend(0)
+
+
+async def test_what_is_charged_is_missing_for_the_next() -> None:
+    ticker = current_ticker()
+    await quiet()
+    ticker.set_budget(10 * FRAME_PRICE)
+    ticker.charge(7 * FRAME_PRICE)
+    assert [ticker.spend(0) for _ in range(3)] == [True, True, False]
+    ticker.charge(100 * FRAME_PRICE)
+    assert [ticker.spend(0) for _ in range(11)] == [False] + [True] * 9 + [False]
 
 
 async def test_a_budget_of_one_is_spent_by_every_message() -> None:
