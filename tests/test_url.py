@@ -162,7 +162,7 @@ def test_repr_hides_the_user_information() -> None:
     ],
 )
 def test_a_bad_url_is_a_value_error_that_names_the_fix(url: str, fix: str) -> None:
-    with pytest.raises(ValueError) as caught:  # noqa: PT011
+    with pytest.raises(ValueError) as caught:
         parse_url(url)
     assert fix in str(caught.value)
 
@@ -180,7 +180,7 @@ def test_a_bad_url_is_a_value_error_that_names_the_fix(url: str, fix: str) -> No
     ],
 )
 def test_no_message_quotes_the_user_information(url: str) -> None:
-    with pytest.raises(ValueError) as caught:  # noqa: PT011
+    with pytest.raises(ValueError) as caught:
         parse_url(url)
     assert "secret" not in str(caught.value)
 

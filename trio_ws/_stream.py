@@ -382,7 +382,9 @@ class WebSocketStream(trio.abc.Channel[str | bytes]):
     # Sending
 
     @enable_ki_protection
-    async def send(self, message: Data, *, text: bool | None = None) -> None:
+    async def send(  # pyright: ignore[reportIncompatibleMethodOverride]  # "message" says more
+        self, message: Data, *, text: bool | None = None
+    ) -> None:
         """Send one message (Beast's ``write``).
 
         It returns once the message is committed: it will leave whole and in order unless the
