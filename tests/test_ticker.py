@@ -64,7 +64,7 @@ class Stream:
 
 
 def timer_for(stream: Stream) -> Timer:
-    return Timer(current_ticker(), stream)
+    return Timer(current_ticker(), stream.deadline_passed)
 
 
 def ticker_tasks() -> list[str]:

@@ -175,7 +175,7 @@ class WebSocketStream(trio.abc.Channel[str | bytes]):
         self._closed = trio.Event()
         # Time
         self._ticker = current_ticker()
-        self._timer = Timer(self._ticker, self)
+        self._timer = Timer(self._ticker, self._deadline_passed)
         self._deadlines = Deadlines(options.timeouts, trio.current_time())
         self._messages_received = 0
         self._bytes_received = len(buffered)
@@ -183,7 +183,14 @@ class WebSocketStream(trio.abc.Channel[str | bytes]):
     def _start(self, nursery: trio.Nursery, *, shield: bool) -> None:
         """Begin to read, in *nursery*; *shield* if an owner ends the stream: see :meth:`_end`."""
         self._writer = Writer(
-            self, self._transport, self._outbox, self._ticker, nursery, shield=shield
+            self._transport,
+            self._outbox,
+            self._ticker,
+            nursery,
+            shield=shield,
+            on_written=self._admit_senders,
+            on_blocked=self._set_timer,
+            on_failed=self._stop_sending,
         )
         self._reader_scope.shield = shield
         nursery.start_soon(self._read_in_background, name=f"{self!r} reader")
@@ -267,7 +274,7 @@ class WebSocketStream(trio.abc.Channel[str | bytes]):
         self._deadlines.timeouts = options.timeouts
         self._set_timer()
         self._wake_reader_if_room()
-        self.room_made()
+        self._admit_senders()
         self._write_committed()
 
     def statistics(self) -> StreamStatistics:
@@ -453,7 +460,7 @@ class WebSocketStream(trio.abc.Channel[str | bytes]):
         sender = DataSender(opcode, payload, fin, utf8_pending)
         if self._senders.try_part(sender):
             # Its end may be what others wait for.
-            self.room_made()
+            self._admit_senders()
             self._write_committed()
         else:
             await self._senders.wait(sender)
@@ -870,22 +877,18 @@ class WebSocketStream(trio.abc.Channel[str | bytes]):
             receiver.message, receiver.fin = part
             receiver.wake()
 
-    # For the writer
+    # Writing
 
     def _write_committed(self) -> None:
         self._writer.committed(gather=bool(self._inbox))
 
-    def room_made(self) -> None:
-        """For the writer: commit for those who waited for room."""
+    def _admit_senders(self) -> None:
+        """Something was written: commit for those who waited for room."""
         if self._protocol.state is State.OPEN:
             self._senders.admit()
 
-    def writing_blocked(self) -> None:
-        """For the writer: from now on the transport has to take something in time."""
-        self._set_timer()
-
-    def writing_stopped(self) -> None:
-        """For the writer: the reader has to find out what that means, and not for ever."""
+    def _stop_sending(self) -> None:
+        """A write failed: the reader has to find out what that means, and has not for ever."""
         self._senders.stop()
         self._begin_close_deadline()
         self._wake_reader_if_room()
@@ -986,8 +989,8 @@ class WebSocketStream(trio.abc.Channel[str | bytes]):
         """Ask the ticker for the earliest time at which there may be something to do."""
         self._timer.set(self._deadlines.next(self._writer.blocked_since))
 
-    def deadline_passed(self) -> None:
-        """For the ticker: see what has become of the time that :meth:`_set_timer` asked for."""
+    def _deadline_passed(self) -> None:
+        """See what has become of the time that :meth:`_set_timer` asked for."""
         due = self._deadlines.due(trio.current_time(), self._writer.blocked_since)
         if due is Due.PING:
             payload = fresh_payload()

@@ -20,6 +20,7 @@ from __future__ import annotations
 import heapq
 import itertools
 import math
+from collections.abc import Callable
 from typing import Final, Protocol
 
 import trio
@@ -40,13 +41,6 @@ class Flushable(Protocol):
         """Write what is committed, as far as that does not block. Must not raise."""
 
 
-class TimerOwner(Protocol):
-    """What the ticker knows of what has a deadline."""
-
-    def deadline_passed(self) -> None:
-        """The time asked for has come. Must not raise."""
-
-
 class Timer:
     """One stream's place among the deadlines.
 
@@ -54,16 +48,16 @@ class Timer:
     :ivar entry: the number of the one entry among the deadlines that counts, or 0.
     """
 
-    __slots__ = ("_owner", "_ticker", "at", "entry")
+    __slots__ = ("_passed", "_ticker", "at", "entry")
 
-    def __init__(self, ticker: Ticker, owner: TimerOwner) -> None:
+    def __init__(self, ticker: Ticker, passed: Callable[[], None]) -> None:
         self._ticker = ticker
-        self._owner: TimerOwner | None = owner
+        self._passed: Callable[[], None] | None = passed
         self.at = math.inf
         self.entry = 0
 
     def set(self, at: float) -> None:
-        """Call the owner's ``deadline_passed`` at *at*, or before if it asked for an earlier time.
+        """Have it called at *at*, or before if an earlier time was asked for.
 
         Cheap if nothing changes; infinity asks for nothing.
         """
@@ -74,15 +68,15 @@ class Timer:
 
     def fire(self) -> None:
         """For the ticker: the time has come."""
-        assert self._owner is not None
+        assert self._passed is not None
         self.at = math.inf
         self.entry = 0
-        self._owner.deadline_passed()
+        self._passed()
 
     def close(self) -> None:
         """Never again."""
         self._forget()
-        self._owner = None
+        self._passed = None
         self.at = -math.inf
 
     def _forget(self) -> None:

@@ -18,7 +18,7 @@ import math
 from collections import OrderedDict
 from collections.abc import Callable
 from contextlib import suppress
-from typing import Final, Protocol
+from typing import Final
 
 import trio
 from trio.lowlevel import Task, enable_ki_protection
@@ -36,19 +36,6 @@ _CATCH_UP_TICKS: Final = 8
 """Ticks that the task has to hand over what was committed before the connection fails."""
 
 
-class WriterOwner(Protocol):
-    """What the writer knows of its stream."""
-
-    def room_made(self) -> None:
-        """Something was written: commit for those who waited for room."""
-
-    def writing_blocked(self) -> None:
-        """From now on the transport has to take something in time."""
-
-    def writing_stopped(self) -> None:
-        """A write failed; there will be no other."""
-
-
 class _Flusher(Waiter):
     """A task that waits until everything before its mark has been handed to the transport."""
 
@@ -62,6 +49,9 @@ class _Flusher(Waiter):
 class Writer:
     """The writing side of one stream.
 
+    :param on_written: called when something was written: there may be room for those who wait.
+    :param on_blocked: called when the transport has to take something in time from now on.
+    :param on_failed: called when a write has failed; there will be no other.
     :ivar error: why nothing is written any more, or None.
     :ivar is_busy: whether the task has something to write that the transport has not taken.
     :ivar bytes_sent: bytes handed to the transport.
@@ -73,8 +63,10 @@ class Writer:
         "_flushers",
         "_gathering",
         "_nursery",
+        "_on_blocked",
+        "_on_failed",
+        "_on_written",
         "_outbox",
-        "_owner",
         "_progress_at",
         "_scope",
         "_shield",
@@ -90,15 +82,19 @@ class Writer:
 
     def __init__(
         self,
-        owner: WriterOwner,
         transport: Transport,
         outbox: Outbox,
         ticker: Ticker,
         nursery: trio.Nursery,
         *,
         shield: bool,
+        on_written: Callable[[], None],
+        on_blocked: Callable[[], None],
+        on_failed: Callable[[], None],
     ) -> None:
-        self._owner = owner
+        self._on_written = on_written
+        self._on_blocked = on_blocked
+        self._on_failed = on_failed
         self._transport = transport
         self._outbox = outbox
         self._ticker = ticker
@@ -231,7 +227,7 @@ class Writer:
                 break
             del self._flushers[flusher.task]
             flusher.wake()
-        self._owner.room_made()
+        self._on_written()
         if self._drained is not None and self._outbox.is_empty():
             self._drained.set()
 
@@ -239,7 +235,7 @@ class Writer:
         self.error = error
         if self._drained is not None:
             self._drained.set()
-        self._owner.writing_stopped()
+        self._on_failed()
 
     # The task
 
@@ -247,7 +243,7 @@ class Writer:
         """Let the task go on: the kernel is full, or this transport can only wait."""
         self.is_busy = True
         self._progress_at = trio.current_time()
-        self._owner.writing_blocked()
+        self._on_blocked()
         if self._sleeper:
             self._sleeper.wake()
         else:
