@@ -33,7 +33,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except ValueError as error:
         parser.error(str(error))
     except (OSError, trio_ws.HandshakeError) as error:
-        say(f"no connection: {error}")
+        say(str(error))
         return FAILED
     except KeyboardInterrupt:
         pass
@@ -89,11 +89,10 @@ async def talk(
     """
     async with trio_ws.open_websocket(url, headers=headers, subprotocols=subprotocols) as ws:
         say(f"connected, {ws.subprotocol}" if ws.subprotocol else "connected")
-        exit_code = INTERRUPTED
         with trio.open_signal_receiver(signal.SIGINT) as signals:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(send_lines, ws, stdin)
-                nursery.start_soon(close_when_interrupted, ws, signals, nursery.cancel_scope)
+                nursery.start_soon(close_when_interrupted, ws, signals)
                 exit_code = await print_messages(ws)
                 nursery.cancel_scope.cancel()
         return exit_code
@@ -115,13 +114,11 @@ async def send_lines(ws: trio_ws.WebSocketStream, stdin: int) -> None:
         return
 
 
-async def close_when_interrupted(
-    ws: trio_ws.WebSocketStream, signals: AsyncIterator[int], scope: trio.CancelScope
-) -> None:
+async def close_when_interrupted(ws: trio_ws.WebSocketStream, signals: AsyncIterator[int]) -> None:
     await anext(signals)
     await ws.send_close()
     await anext(signals)
-    scope.cancel()
+    await trio.aclose_forcefully(ws)
 
 
 async def print_messages(ws: trio_ws.WebSocketStream) -> int:
@@ -132,6 +129,8 @@ async def print_messages(ws: trio_ws.WebSocketStream) -> int:
     except trio_ws.ConnectionClosed as closed:
         say(str(closed))
         return CLOSED_IN_ORDER if isinstance(closed, trio_ws.ConnectionClosedOK) else FAILED
+    except trio.ClosedResourceError:
+        return INTERRUPTED
 
 
 def printable(message: str | bytes) -> str:
