@@ -19,13 +19,15 @@ from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Final
+from typing import Final, TypeVar
 
 import trio
 import trio.testing
 from trio.lowlevel import Task
 
 from ._faulty import FaultyStream
+
+Probe = TypeVar("Probe", "CancelProbe", "FaultProbe")
 
 _SECONDS: Final = 10_000.0
 _MAX_STEPS: Final = 100_000
@@ -111,12 +113,14 @@ class _ProbedScope:
     """A cancel scope, of the task that enters it."""
 
     def __init__(self, probe: CancelProbe) -> None:
+        self.was_entered = False
         self._probe = probe
         self._scope = trio.CancelScope()
 
     def __enter__(self) -> None:
-        if self._scope.cancel_called or self._probe.scope is not self:
+        if self.was_entered:
             raise RuntimeError("probe.scope can be entered once in each run")
+        self.was_entered = True
         self._scope.__enter__()
         self._probe._enter(self._scope)
 
@@ -147,8 +151,8 @@ def cancel_at_every_point(
     hold wherever a call is cancelled is shown for every place.
 
     :param scenario: an async function that is given a :class:`CancelProbe`. It puts
-        ``with probe.scope:`` around the call under test, in any of its tasks, and asserts what has to
-        hold afterwards; ``probe.cancelled`` says whether the call was cancelled.
+        ``with probe.scope:`` around the call under test, in any of its tasks, and asserts what has
+        to hold afterwards; ``probe.cancelled`` says whether the call was cancelled.
     :param every_task: count the points of every task of the run, as long as the scope lasts, and
         not only those of the task that entered it: the scope is cancelled between any two steps of
         its peers and helpers, too. Default False.
@@ -190,9 +194,9 @@ def cancel_at_every_point(
     while True:
         probe = CancelProbe(sweep.runs, every_task)
         instrument = _Instrument(limits, probe)
-        with sweep.run(instrument, lambda probe=probe: f"cancelled at point {probe!r}"):
+        with sweep.run(probe, instrument):
             _run(scenario, probe, instrument)
-            if probe._points_seen == 0:
+            if not probe.scope.was_entered:
                 raise RuntimeError("this run has not entered probe.scope")
         sweep.effective += probe.cancelled
         if probe.is_last:
@@ -227,7 +231,6 @@ class FaultProbe:
         self.operation = operation
         self.failed = False
         self._stream: FaultyStream | None = None
-        self._closing = trio.Event()
 
     def __repr__(self) -> str:
         return f"<FaultProbe {self.fault.value} at operation {self.operation}>"
@@ -310,7 +313,7 @@ def fail_every_operation(
     while True:
         probe = FaultProbe(fault, sweep.runs)
         instrument = _Instrument(limits, None)
-        with sweep.run(instrument, lambda probe=probe: repr(probe)):
+        with sweep.run(probe, instrument):
             _run(scenario, probe, instrument)
             if probe._stream is None:
                 raise RuntimeError("this run has armed no stream")
@@ -335,11 +338,11 @@ class _Sweep:
         self.steps = 0
 
     @contextmanager
-    def run(self, instrument: _Instrument, describe: Callable[[], str]) -> Iterator[None]:
+    def run(self, probe: CancelProbe | FaultProbe, instrument: _Instrument) -> Iterator[None]:
         try:
             yield
         except BaseException as error:
-            error.add_note(describe())
+            error.add_note(f"in the run of {probe!r}")
             raise
         self.runs += 1
         self.steps += instrument.steps
@@ -381,7 +384,7 @@ class _Instrument(trio.abc.Instrument):
 
 
 def _run(
-    scenario: Callable[[_Probe], Awaitable[object]], probe: _Probe, instrument: _Instrument
+    scenario: Callable[[Probe], Awaitable[object]], probe: Probe, instrument: _Instrument
 ) -> None:
     limits = instrument.limits
 
@@ -391,8 +394,9 @@ def _run(
             await scenario(probe)
         if instrument.limit_scope.cancelled_caught:
             limit = (
-                f"{limits.max_steps} steps" if instrument.has_too_many_steps else
-                f"{limits.seconds} s of its clock"
+                f"{limits.max_steps} steps"
+                if instrument.has_too_many_steps
+                else f"{limits.seconds} s of its clock"
             )
             raise trio.TooSlowError(f"the scenario took more than {limit}")
 
