@@ -80,7 +80,7 @@ class RawPeer:
 
     async def receive(self) -> Frame | None:
         """The next frame; None at EOF, which must not come within a frame."""
-        while (frame := self._decode()) is None:
+        while (frame := self.decode()) is None:
             data = await self.stream.receive_some()
             if not data:
                 assert not self.buffer, f"EOF after {bytes(self.buffer[:20])!r} of a frame"
@@ -110,7 +110,8 @@ class RawPeer:
         await self.stream.aclose()
         return [frame for frame in frames if frame is not None]
 
-    def _decode(self) -> Frame | None:
+    def decode(self) -> Frame | None:
+        """The next frame of what has been received, if all of it is there."""
         buffer = self.buffer
         if len(buffer) < 2:
             return None
