@@ -9,13 +9,13 @@ from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
-from typing import Literal, TypeAlias
 
 import pytest
 import trio
 import trio.testing
 from raw_http import receive_to_eof
 from raw_peer import CLOSE, TEXT, Frame, RawPeer, make_streams, tcp_pair
+from resolver import Resolver
 from trio.socket import SocketType
 
 import trio_ws
@@ -309,45 +309,6 @@ async def test_a_refused_connection_is_an_oserror() -> None:
         await use(trio_ws.open_websocket(f"ws://127.0.0.1:{port}"))
 
 
-AddressInfo: TypeAlias = (
-    tuple[Literal[socket.AddressFamily.AF_INET], socket.SocketKind, int, str, tuple[str, int]]
-    | tuple[
-        Literal[socket.AddressFamily.AF_INET6],
-        socket.SocketKind,
-        int,
-        str,
-        tuple[str, int, int, int] | tuple[int, bytes],
-    ]
-)
-
-
-class Resolver(trio.abc.HostnameResolver):
-    """Knows two addresses of every host but ``unknown``."""
-
-    async def getaddrinfo(
-        self,
-        host: bytes | None,
-        port: bytes | str | int | None,
-        family: int = 0,
-        type: int = 0,
-        proto: int = 0,
-        flags: int = 0,
-    ) -> list[AddressInfo]:
-        await trio.lowlevel.checkpoint()
-        if host == b"unknown":
-            raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
-        assert isinstance(port, int)
-        return [
-            (socket.AddressFamily.AF_INET, socket.SOCK_STREAM, 0, "", (address, port))
-            for address in ("192.0.2.1", "192.0.2.2")
-        ]
-
-    async def getnameinfo(
-        self, sockaddr: tuple[str, int] | tuple[str, int, int, int], flags: int
-    ) -> tuple[str, str]:
-        raise NotImplementedError
-
-
 class HangingSocket(SocketType):
     """A socket that is never connected."""
 
@@ -375,7 +336,7 @@ class HangingSockets(trio.abc.SocketFactory):
 def connect_to_nobody() -> HangingSockets:
     """Until this run of Trio ends, every connection hangs."""
     factory = HangingSockets()
-    trio.socket.set_custom_hostname_resolver(Resolver())
+    trio.socket.set_custom_hostname_resolver(Resolver("192.0.2.1", "192.0.2.2"))
     trio.socket.set_custom_socket_factory(factory)
     return factory
 

@@ -9,7 +9,7 @@ import signal
 import socket
 import ssl
 from collections.abc import Awaitable, Callable
-from contextlib import suppress
+from contextlib import closing, suppress
 from functools import partial
 from pathlib import Path
 from typing import TypeAlias
@@ -19,6 +19,7 @@ import trio
 import trio.testing
 from raw_http import UPGRADE, Answer, exchange, parse_answer, receive_to_eof, request_head
 from raw_peer import TEXT, Frame, RawPeer, close_frame, make_streams, reset, tcp_pair
+from resolver import AddressInfo, Resolver
 
 import trio_ws
 from trio_ws._protocol import Role
@@ -563,6 +564,61 @@ async def test_the_port_that_the_system_chose(nursery: trio.Nursery) -> None:
     async with trio_ws.open_websocket(f"ws://127.0.0.1:{server.port}") as ws:
         await ws.send("hello")
         assert await ws.receive() == "hello"
+
+
+async def test_the_port_that_the_system_chose_is_the_same_for_all_addresses(
+    nursery: trio.Nursery,
+) -> None:
+    trio.socket.set_custom_hostname_resolver(Resolver("127.0.0.1", "127.0.0.2", "127.0.0.3"))
+    server = await start(nursery, 0, host="test")
+    assert len(server.listeners) == 3
+    for address in ("127.0.0.1", "127.0.0.2", "127.0.0.3"):
+        async with await trio.open_tcp_stream(address, server.port):
+            pass
+
+
+class Occupier(Resolver):
+    """Whenever a port other than 0 is asked for, it is taken, at one address of the two."""
+
+    def __init__(self, times: int) -> None:
+        super().__init__("127.0.0.1", "127.0.0.2")
+        self.times = times
+        self.sockets: list[socket.socket] = []
+
+    async def getaddrinfo(
+        self,
+        host: bytes | None,
+        port: bytes | str | int | None,
+        family: int = 0,
+        type: int = 0,
+        proto: int = 0,
+        flags: int = 0,
+    ) -> list[AddressInfo]:
+        if port != 0 and len(self.sockets) < self.times:
+            assert isinstance(port, int)
+            self.sockets.append(socket.create_server(("127.0.0.2", port)))
+        return await super().getaddrinfo(host, port, family, type, proto, flags)
+
+    def close(self) -> None:
+        for each in self.sockets:
+            each.close()
+
+
+async def test_a_port_that_is_taken_at_one_address_is_not_chosen(nursery: trio.Nursery) -> None:
+    with closing(Occupier(2)) as resolver:
+        trio.socket.set_custom_hostname_resolver(resolver)
+        server = await start(nursery, 0, host="test")
+    taken = resolver.ports[1::2][:2]
+    assert resolver.ports == [0, taken[0], 0, taken[1], 0, server.port]
+
+
+async def test_not_every_port_there_is_is_tried() -> None:
+    with closing(Occupier(100)) as resolver:
+        trio.socket.set_custom_hostname_resolver(resolver)
+        with pytest.raises(OSError) as caught:
+            await trio_ws.serve_websocket(echo, 0, host="test")
+    assert caught.value.errno == errno.EADDRINUSE
+    assert len(resolver.sockets) == 20
 
 
 async def test_the_port_below_tls(

@@ -41,6 +41,9 @@ Listeners: TypeAlias = Sequence[trio.abc.Listener[trio.abc.Stream]]
 _LINGER: Final = 1.0
 """Seconds for a client to read a refusal, where the stream can not half-close."""
 
+_PORT_ATTEMPTS: Final = 20
+"""Ports that are tried to find one that is free for all addresses of a host."""
+
 logger = logging.getLogger("trio_ws")
 
 
@@ -138,7 +141,8 @@ async def serve_websocket(
     SystemExit pass.
 
     :param handler: an async callable that is given the :class:`WebSocketStream`.
-    :param port: the TCP port to listen on; 0 lets the system choose. Give this or *listeners*.
+    :param port: the TCP port to listen on; 0 lets the system choose one that is free for every
+        address, and :attr:`WebSocketServer.port` says which. Give this or *listeners*.
     :param host: the address or the name to listen on. Default None: every address, by IPv4 and by
         IPv6.
     :param listeners: what to listen on instead of *port*, such as Unix sockets. They belong to this
@@ -178,12 +182,32 @@ async def _listen(
         raise ValueError("give either a port or listeners")
     if listeners is None:
         assert port is not None
-        listeners = await trio.open_tcp_listeners(port, host=host)
+        listeners = await _listen_by_tcp(port, host)
     elif host is not None:
         raise ValueError("give host together with a port, not with listeners")
     if ssl_context is None:
         return tuple(listeners)
     return tuple([trio.SSLListener(each, ssl_context, https_compatible=True) for each in listeners])
+
+
+async def _listen_by_tcp(port: int, host: str | None) -> list[trio.SocketListener]:
+    """As Trio does, but port 0 is the same one for all addresses of a host."""
+    listeners = await trio.open_tcp_listeners(port, host=host)
+    attempts = _PORT_ATTEMPTS
+    while len({_port_of(each) for each in listeners}) > 1:
+        chosen = _port_of(listeners[0])
+        assert chosen is not None
+        for each in listeners:
+            each.socket.close()
+        try:
+            listeners = await trio.open_tcp_listeners(chosen, host=host)
+        except OSError:
+            # One of the addresses has this port in use: let the system choose another.
+            attempts -= 1
+            if not attempts:
+                raise
+            listeners = await trio.open_tcp_listeners(port, host=host)
+    return listeners
 
 
 @dataclass(frozen=True, slots=True)
@@ -330,8 +354,7 @@ class WebSocketServer:
             raise RuntimeError("this server does not listen on a TCP port: see its listeners")
         if len(self._ports) > 1:
             raise RuntimeError(
-                f"this server listens on several ports, {sorted(self._ports)}: see its listeners, "
-                "or give a host, because port 0 is another one for IPv4 and for IPv6"
+                f"this server listens on several ports, {sorted(self._ports)}: see its listeners"
             )
         return next(iter(self._ports))
 
