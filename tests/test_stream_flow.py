@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import socket
 import sys
 import tracemalloc
 from collections import Counter
@@ -14,7 +15,7 @@ import pytest
 import trio
 import trio.testing
 from background import begin
-from raw_peer import PONG, TEXT, Frame, RawPeer, Streams, open_with_peer
+from raw_peer import BINARY, PONG, TEXT, Frame, RawPeer, Streams, open_with_peer
 from transports import fill, open_streams
 
 from trio_ws import WebSocketStream, broadcast
@@ -300,6 +301,20 @@ def await_all(peer: RawPeer, size: int) -> Callable[[], Awaitable[None]]:
             received += len(await peer.stream.receive_some(256 * KIB))
 
     return read
+
+
+async def test_a_kernel_that_takes_more_than_is_written_in_a_step_gets_the_rest_in_the_next_tick(
+    nursery: trio.Nursery,
+) -> None:
+    streams = await open_streams("socket", nursery)
+    assert isinstance(streams[0], trio.SocketStream)
+    streams[0].setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, MIB)
+    ws, peer = await open_with_peer(nursery, Role.CLIENT, streams)
+    await ws.send(bytes(300 * KIB))
+    assert 256 * KIB <= ws.statistics().bytes_sent < 300 * KIB
+    assert len(nursery.child_tasks) == 3
+    await trio.testing.wait_all_tasks_blocked()
+    assert arrived(peer) == [Frame(BINARY, bytes(300 * KIB))]
 
 
 @ROLES
