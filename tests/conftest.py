@@ -7,6 +7,7 @@ import ssl
 
 import hypothesis
 import pytest
+import sweeping
 import transports
 import trio
 import trustme
@@ -23,6 +24,17 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         action="store_true",
         help="run Autobahn|Testsuite too (a minute or two; needs CPython 2.7)",
     )
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Say how much the sweeps have run."""
+    if sweeping.counts:
+        results = sweeping.counts.values()
+        terminalreporter.write_line(
+            f"sweeps: {len(results)} scenarios, {sum(r.runs for r in results)} runs, "
+            f"{sum(r.effective for r in results)} of them cancelled or failed, "
+            f"{sum(r.steps for r in results)} steps"
+        )
 
 
 @pytest.fixture(scope="session")

@@ -1,0 +1,180 @@
+"""Cancellation at every point there is: the table of promises, row by row, over each transport.
+
+Total around a call: it had no effect, and the stream is as good as before. Terminal around
+``aclose`` and around the nursery: the transport is gone, nothing waits, nothing is left.
+"""
+
+from __future__ import annotations
+
+import functools
+import ssl
+from collections.abc import Awaitable, Callable
+
+import pytest
+import trio
+import trio.testing
+from sweeping import KINDS, Book, Contexts, is_closed, nothing_left, open_subject, record
+
+from trio_ws._protocol import Role
+from trio_ws.testing import CancelProbe, cancel_at_every_point, set_budget
+
+ROLES = pytest.mark.parametrize("role", list(Role), ids=lambda role: role.value)
+
+
+@pytest.fixture
+def contexts(client_ssl_context: ssl.SSLContext, server_ssl_context: ssl.SSLContext) -> Contexts:
+    return client_ssl_context, server_ssl_context
+
+
+def threshold(kind: str) -> float:
+    """The clock must not jump while bytes are on their way, which TCP alone takes time for."""
+    return 1.0 if kind == "tcp" else 0.0
+
+
+# The calls, as scenarios have them: each notes what has returned
+
+
+async def send(book: Book) -> None:
+    await book.send_many("c", 3)
+
+
+async def send_some(book: Book) -> None:
+    """A message in parts; the parts that have been sent are noted, so that it can go on."""
+    parts = ["c", "0", book.padding]
+    while book.parts_sent < 3:
+        number = book.parts_sent
+        await book.ws.send_some(parts[number], fin=number == 2)
+        book.parts_sent += 1
+
+
+async def receive(book: Book) -> None:
+    for _ in range(2):
+        await book.receive()
+
+
+async def receive_some(book: Book) -> None:
+    for _ in range(3):
+        part, fin = await book.ws.receive_some(2)
+        assert isinstance(part, str)
+        book.partial += part
+        if fin:
+            book.take_partial()
+
+
+async def iterate(book: Book) -> None:
+    count = 0
+    async for message in book.ws:
+        book.note(message)
+        count += 1
+        if count == 2:
+            break
+
+
+async def ping(book: Book) -> None:
+    for payload in (b"c0", b"c1"):
+        assert await book.ws.ping(payload) >= 0
+        assert payload in book.controls
+
+
+async def pong(book: Book) -> None:
+    for number in range(3):
+        payload = b"pong %d" % number
+        book.pongs[payload] = False
+        await book.ws.pong(payload)
+        book.pongs[payload] = True
+
+
+async def flush(book: Book) -> None:
+    await book.send("c0")
+    await book.ws.flush()
+    assert book.ws.statistics().bytes_sent > 0
+
+
+CALLS = {
+    "send": send,
+    "send_some": send_some,
+    "receive": receive,
+    "receive_some": receive_some,
+    "iterate": iterate,
+    "ping": ping,
+    "pong": pong,
+    "flush": flush,
+}
+
+
+async def finish_parts(book: Book) -> None:
+    """End the message of which the cancelled call has sent a part."""
+    if 0 < book.parts_sent < 3:
+        await send_some(book)
+    if book.parts_sent == 3:
+        book.note_sent("c0")
+
+
+async def total(
+    call: Callable[[Book], Awaitable[None]],
+    role: Role,
+    kind: str,
+    contexts: Contexts,
+    probe: CancelProbe,
+) -> None:
+    """One call is cancelled; afterwards all goes on as if it had not been made."""
+    book = Book()
+    # A pong behind messages that nobody takes is not seen.
+    helped = call in (send, ping, pong, flush)
+    set_budget(1)
+    with nothing_left():
+        async with trio.open_nursery() as nursery:
+            await open_subject(role, kind, contexts, nursery, nursery, book)
+            nursery.start_soon(book.peer_receives)
+            async with trio.open_nursery() as traffic:
+                traffic.start_soon(book.peer_sends, 4)
+                if helped:
+                    traffic.start_soon(book.receive_rest, 4)
+                traffic.start_soon(book.send_many, "a", 2)
+                traffic.start_soon(book.send_many, "b", 2)
+                traffic.start_soon(book.ws.ping)
+                traffic.start_soon(book.peer.ping)
+                with probe.scope:
+                    await call(book)
+                await finish_parts(book)
+                assert book.ws.is_open
+                await book.receive_rest(0 if helped else 4)
+            await book.check_round_trip()
+            await book.send("z0")
+            await book.ws.flush()
+            await book.peer.ping()
+            book.check_idle()
+            await book.ws.aclose()
+            await book.peer.aclose()
+        for stream in book.streams:
+            assert await is_closed(stream)
+    book.check_sent()
+    book.check_received()
+    book.check_pongs()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@ROLES
+@pytest.mark.parametrize("call", CALLS)
+def test_a_call_that_is_cancelled_anywhere_has_no_effect(
+    call: str, role: Role, kind: str, contexts: Contexts
+) -> None:
+    scenario = functools.partial(total, CALLS[call], role, kind, contexts)
+    result = record(
+        f"{call} {role.value} {kind}",
+        lambda: cancel_at_every_point(scenario, autojump_threshold=threshold(kind)),
+    )
+    assert result.effective > 1
+
+
+@pytest.mark.parametrize(("role", "kind"), [(Role.CLIENT, "lockstep"), (Role.SERVER, "socket")])
+@pytest.mark.parametrize("call", CALLS)
+def test_a_call_that_is_cancelled_between_any_two_steps_of_others_has_no_effect(
+    call: str, role: Role, kind: str, contexts: Contexts
+) -> None:
+    scenario = functools.partial(total, CALLS[call], role, kind, contexts)
+    result = record(
+        f"{call} {role.value} {kind} every task",
+        lambda: cancel_at_every_point(scenario, every_task=True),
+    )
+    assert result.effective > 1
