@@ -694,8 +694,7 @@ class WebSocketStream(trio.abc.Channel[str | bytes]):
         """Wake the tasks whose calls can no longer succeed; call it after each change of state."""
         state = self._protocol.state
         sending_error = partial(self._end_error, sending=True)
-        if state is not State.OPEN or self._released:
-            self._senders.refuse(sending_error)
+        self._senders.refuse(sending_error)
         if state not in RECEIVING or self._released:
             self._serve_receivers()
             self._refuse_receivers()
