@@ -449,16 +449,21 @@ async def test_a_reset_while_closing_is_1006(role: Role, nursery: trio.Nursery) 
 
 
 @ROLES
+@pytest.mark.parametrize("kind", ["socket", "tcp"])
 async def test_after_a_failed_write_a_close_in_the_receive_buffer_is_still_seen(
-    role: Role, nursery: trio.Nursery
+    kind: str, role: Role, nursery: trio.Nursery
 ) -> None:
-    """And so is every message before it, though the inbox was full."""
-    ws, peer = await open_with_peer(nursery, role, await make_streams("socket"), max_inbox_size=100)
+    """And so is every message before it, though the inbox was full; over TCP even after a reset."""
+    ws, peer = await open_with_peer(nursery, role, await make_streams(kind), max_inbox_size=100)
     await peer.send(*[Frame(TEXT, b"unread")] * 100, close_frame(1000, "bye"))
+    if kind == "tcp":
+        await reset(peer.stream)
     await peer.stream.aclose()
     await trio.testing.wait_all_tasks_blocked()
     assert ws.is_open
-    await ws.send("into the void")
+    while ws.is_open:
+        ws.send_nowait("into the void")
+        await trio.testing.wait_all_tasks_blocked()
     messages, closed = await receive_until_closed(ws)
     assert messages == ["unread"] * 100
     assert closed.received == CloseReason(1000, "bye")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import os
+import socket
 import ssl
 import weakref
 from collections.abc import Awaitable, Callable
@@ -151,6 +152,17 @@ async def test_nursery_cancellation_closes_every_transport(
     for stream in streams:
         with pytest.raises(trio.ClosedResourceError):
             await stream.receive_some()
+
+
+async def test_a_close_follows_more_than_is_written_in_one_step(nursery: trio.Nursery) -> None:
+    """Though the kernel would take it all at once."""
+    ours, theirs = await make_streams("socket")
+    assert isinstance(ours, trio.SocketStream)
+    ours.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1 << 20)
+    ws, peer = await open_with_peer(nursery, Role.SERVER, (ours, theirs))
+    await ws.send(bytes(300_000))
+    await ws.send_close()
+    assert await peer.answer_close() == [Frame(BINARY, bytes(300_000)), close_frame(1000)]
 
 
 # TLS
@@ -343,16 +355,22 @@ async def test_a_transport_whose_aclose_hangs_is_closed_by_force(
 
 
 @ROLES
+@pytest.mark.parametrize("closing", [False, True], ids=["open", "closing"])
 async def test_terminal_cancellation_does_not_wait_for_a_transport_whose_aclose_hangs(
-    role: Role, autojump_clock: trio.testing.MockClock
+    role: Role, closing: bool, autojump_clock: trio.testing.MockClock
 ) -> None:
     async with trio.open_nursery() as nursery:
         ours, theirs = await make_streams("memory")
         ws, peer = await open_with_peer(nursery, role, (BadCloser(ours), theirs))
+        if closing:
+            await ws.send_close()
+            await peer.answer_close()
+            await trio.testing.wait_all_tasks_blocked()
         nursery.cancel_scope.cancel()
     assert trio.current_time() == 0
-    assert await peer.receive_all() == []
-    assert ws.close_reason == CloseReason(1006, "")
+    assert ws.close_reason == CloseReason(1000 if closing else 1006, "")
+    with pytest.raises(trio.ClosedResourceError):
+        await ours.receive_some()
 
 
 class PlainStream(trio.abc.Stream):

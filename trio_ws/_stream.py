@@ -691,7 +691,7 @@ class WebSocketStream(trio.abc.Channel[str | bytes]):
         return error
 
     def _settle(self) -> None:
-        """Wake the tasks whose calls can no longer succeed; call it after each change of state."""
+        """Wake the tasks whose calls can not succeed any more, now that the stream is not open."""
         state = self._protocol.state
         sending_error = partial(self._end_error, sending=True)
         self._senders.refuse(sending_error)
