@@ -295,7 +295,9 @@ def fail_every_operation(
             left, right = trio.testing.memory_stream_pair()
             faulty = trio_ws.testing.FaultyStream(left)
             async with trio.open_nursery() as nursery:
-                client, server = await trio_ws.testing.websocket_pair(nursery, (faulty, right))
+                client, server = await trio_ws.testing.websocket_pair(
+                    nursery, (faulty, right), timeouts=trio_ws.Timeouts()
+                )
                 probe.arm(faulty)
                 try:
                     await client.send("hello")
