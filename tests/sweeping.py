@@ -134,7 +134,7 @@ async def open_subject(
 
 @dataclass
 class Sent:
-    """One call of ``send``, with the times at which it began and returned."""
+    """One call of ``send``, with the times at which it began and returned, if it did not raise."""
 
     began: int
     returned: int | None = None
@@ -172,7 +172,7 @@ class Book:
         sent = self.sent[name] = Sent(self.now())
         try:
             await self.ws.send(name + self.padding)
-        except trio.Cancelled:
+        except (trio.Cancelled, ConnectionClosed, trio.ClosedResourceError):
             sent.cancelled = True
             raise
         sent.returned = self.now()
@@ -274,6 +274,32 @@ def strip(message: str | bytes) -> str:
     name = message.rstrip(".")
     assert len(message) - len(name) in (3, 3000), f"torn: {message[:20]!r}"
     return name
+
+
+class Listener(trio.abc.Listener[trio.abc.Stream]):
+    """Listens within this process.
+
+    :ivar accepted: the streams that it has handed out.
+    """
+
+    def __init__(self) -> None:
+        self.accepted: list[trio.abc.Stream] = []
+        self.closed = False
+        self._send, self._receive = trio.open_memory_channel[trio.abc.Stream](10)
+
+    def dial(self) -> trio.abc.Stream:
+        """A client's stream that is connected."""
+        ours, theirs = trio.testing.memory_stream_pair()
+        self._send.send_nowait(theirs)
+        return ours
+
+    async def accept(self) -> trio.abc.Stream:
+        self.accepted.append(await self._receive.receive())
+        return self.accepted[-1]
+
+    async def aclose(self) -> None:
+        self.closed = True
+        await trio.lowlevel.checkpoint()
 
 
 @contextmanager

@@ -1,0 +1,402 @@
+"""Cancellation at every point of what closes, opens and serves: nothing is left of it."""
+
+from __future__ import annotations
+
+import functools
+import ssl
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
+
+import pytest
+import trio
+import trio.testing
+from sweeping import (
+    KINDS,
+    Book,
+    Contexts,
+    Listener,
+    is_closed,
+    make_streams,
+    nothing_left,
+    open_subject,
+    record,
+)
+
+import trio_ws
+from trio_ws import ConnectionClosed, ConnectionClosedOK, HandshakeError, WebSocketStream
+from trio_ws._protocol import Role
+from trio_ws.testing import NO_TIMEOUTS, CancelProbe, SweepResult, cancel_at_every_point, set_budget
+
+ROLES = pytest.mark.parametrize("role", list(Role), ids=lambda role: role.value)
+OVER_KINDS = pytest.mark.parametrize("kind", KINDS)
+
+
+@pytest.fixture
+def contexts(client_ssl_context: ssl.SSLContext, server_ssl_context: ssl.SSLContext) -> Contexts:
+    return client_ssl_context, server_ssl_context
+
+
+def sweep(
+    scenario: Callable[[CancelProbe], Awaitable[None]], name: str, *, every_task: bool = False
+) -> SweepResult:
+    threshold = 1.0 if "tcp" in name else 0.0
+    return record(
+        name,
+        lambda: cancel_at_every_point(
+            scenario, every_task=every_task, autojump_threshold=threshold
+        ),
+    )
+
+
+async def until_closed(call: Callable[[], Awaitable[object]]) -> None:
+    """A call that may end because the connection does, and in no other way."""
+    with suppress(ConnectionClosed, trio.ClosedResourceError):
+        await call()
+
+
+async def check_only_closing_succeeds(ws: WebSocketStream) -> None:
+    assert not ws.is_open
+    for call in (ws.receive, ws.receive_some, ws.ping, ws.pong, ws.flush, ws.send_close):
+        with pytest.raises(trio.ClosedResourceError):
+            await call()
+    with pytest.raises(trio.ClosedResourceError):
+        await ws.send("too late")
+    await ws.aclose()
+    await ws.wait_closed()
+
+
+# Closing
+
+
+async def close_frame(role: Role, kind: str, contexts: Contexts, probe: CancelProbe) -> None:
+    book = Book()
+    set_budget(1)
+    with nothing_left():
+        async with trio.open_nursery() as nursery:
+            await open_subject(role, kind, contexts, nursery, nursery, book)
+            nursery.start_soon(book.peer_receives)
+            nursery.start_soon(until_closed, functools.partial(book.send_many, "a", 2))
+            nursery.start_soon(until_closed, functools.partial(book.send_many, "b", 2))
+            with probe.scope:
+                await book.ws.send_close(1000, "bye")
+            if probe.cancelled:
+                await book.check_round_trip()
+            else:
+                assert not book.ws.is_open
+                with pytest.raises(ConnectionClosedOK):
+                    await book.ws.receive()
+            await book.ws.aclose()
+            await book.peer.aclose()
+        book.check_idle()
+    book.check_sent()
+    assert book.peer.close_reason == (1000, "" if probe.cancelled else "bye")
+
+
+@OVER_KINDS
+@ROLES
+def test_a_close_frame_that_is_cancelled_is_not_sent(
+    role: Role, kind: str, contexts: Contexts
+) -> None:
+    result = sweep(
+        functools.partial(close_frame, role, kind, contexts), f"send_close {role.value} {kind}"
+    )
+    assert result.effective >= 1
+
+
+async def wait_closed(role: Role, kind: str, contexts: Contexts, probe: CancelProbe) -> None:
+    book = Book()
+    set_budget(1)
+
+    async def send_and_close() -> None:
+        await book.peer_sends(3)
+        await book.peer.aclose()
+
+    with nothing_left():
+        async with trio.open_nursery() as nursery:
+            await open_subject(role, kind, contexts, nursery, nursery, book)
+            nursery.start_soon(send_and_close)
+            nursery.start_soon(until_closed, functools.partial(book.send_many, "a", 2))
+            with probe.scope:
+                await book.ws.wait_closed()
+            async for message in book.ws:
+                book.note(message)
+        book.check_idle()
+    names = book.own_received() if probe.cancelled else []
+    assert names == book.peer_sent[len(book.peer_sent) - len(names) :]
+    assert book.ws.close_reason == (1000, "")
+
+
+@OVER_KINDS
+@ROLES
+def test_a_wait_for_the_end_that_is_cancelled_leaves_the_stream_as_it_is(
+    role: Role, kind: str, contexts: Contexts
+) -> None:
+    result = sweep(
+        functools.partial(wait_closed, role, kind, contexts), f"wait_closed {role.value} {kind}"
+    )
+    assert result.effective > 1
+
+
+def start_calls(nursery: trio.Nursery, book: Book) -> None:
+    """Tasks that do everything at once on a stream that will be closed meanwhile."""
+    ws = book.ws
+    for call in (
+        functools.partial(book.send_many, "a", 3),
+        functools.partial(book.send_many, "b", 3),
+        functools.partial(book.receive_rest, 9),
+        functools.partial(book.receive_rest, 9),
+        ws.ping,
+        ws.pong,
+        ws.flush,
+        ws.wait_closed,
+    ):
+        nursery.start_soon(until_closed, call)
+    nursery.start_soon(until_closed, functools.partial(book.peer_sends, 9))
+    nursery.start_soon(until_closed, book.peer.ping)
+    nursery.start_soon(book.peer_receives)
+
+
+async def aclose(role: Role, kind: str, contexts: Contexts, probe: CancelProbe) -> None:
+    book = Book()
+    set_budget(1)
+    with nothing_left():
+        async with trio.open_nursery() as nursery:
+            await open_subject(role, kind, contexts, nursery, nursery, book)
+            start_calls(nursery, book)
+            for _ in range(5):
+                await trio.lowlevel.checkpoint()
+            with probe.scope:
+                await book.ws.aclose(1000, "bye")
+            ours = book.streams[0 if role is Role.CLIENT else 1]
+            assert await is_closed(ours)
+            await check_only_closing_succeeds(book.ws)
+        book.check_idle()
+        for stream in book.streams:
+            assert await is_closed(stream)
+    book.check_sent(torn_down=probe.cancelled)
+    assert book.peer.close_reason is not None
+    if not probe.cancelled:
+        assert book.peer.close_reason == (1000, "bye")
+    else:
+        assert book.peer.close_reason.code in (1000, 1006)
+
+
+@OVER_KINDS
+@ROLES
+def test_aclose_that_is_cancelled_closes_at_once_and_everybody_ends(
+    role: Role, kind: str, contexts: Contexts
+) -> None:
+    every_task = kind in ("lockstep", "socket")
+    result = sweep(
+        functools.partial(aclose, role, kind, contexts),
+        f"aclose {role.value} {kind}",
+        every_task=every_task,
+    )
+    assert result.effective > 1
+
+
+# The nursery
+
+
+async def nursery_scope(role: Role, kind: str, contexts: Contexts, probe: CancelProbe) -> None:
+    book = Book()
+    set_budget(1)
+    opened = False
+    with nothing_left():
+        async with trio.open_nursery() as outside:
+            with probe.scope:
+                async with trio.open_nursery() as nursery:
+                    await open_subject(role, kind, contexts, nursery, outside, book)
+                    opened = True
+                    start_calls(outside, book)
+                    for _ in range(20):
+                        await trio.lowlevel.checkpoint()
+                    await book.ws.aclose()
+            ours = book.streams[0 if role is Role.CLIENT else 1]
+            assert await is_closed(ours)
+            if opened:
+                await check_only_closing_succeeds(book.ws)
+                book.check_idle()
+            else:
+                outside.cancel_scope.cancel()
+        for stream in book.streams:
+            assert await is_closed(stream)
+    if opened:
+        book.check_sent(torn_down=probe.cancelled)
+        assert book.peer.close_reason is not None
+        assert book.peer.close_reason.code in (1000, 1001, 1006)
+
+
+@pytest.mark.parametrize("kind", ["lockstep", "socket", "tls"])
+@ROLES
+def test_a_nursery_that_is_cancelled_leaves_nothing_of_its_stream_open_or_opening(
+    role: Role, kind: str, contexts: Contexts
+) -> None:
+    result = sweep(
+        functools.partial(nursery_scope, role, kind, contexts),
+        f"nursery {role.value} {kind}",
+        every_task=True,
+    )
+    assert result.effective > 10
+
+
+# Opening
+
+
+async def opening(name: str, kind: str, contexts: Contexts, probe: CancelProbe) -> None:
+    streams = await make_streams("lockstep" if kind == "tls" else kind, contexts)
+    ours, theirs = streams
+    if kind == "tls":
+        theirs = trio.SSLStream(theirs, contexts[1], server_side=True, https_compatible=True)
+    connected = False
+    opened = False
+    peers: list[WebSocketStream] = []
+
+    async def connect(host: str, port: int) -> trio.abc.Stream:
+        nonlocal connected
+        await trio.lowlevel.checkpoint()
+        connected = True
+        return ours
+
+    async def accept() -> None:
+        with suppress(HandshakeError, trio.BrokenResourceError):
+            peers.append(await trio_ws.wrap_server_stream(nursery, theirs, timeouts=NO_TIMEOUTS))
+            async for message in peers[0]:
+                await peers[0].send(message)
+
+    url = "wss://localhost/" if kind == "tls" else "ws://localhost/"
+    with nothing_left():
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(accept)
+            with probe.scope:
+                if name == "open_websocket":
+                    async with trio_ws.open_websocket(
+                        url, connect=connect, ssl_context=contexts[0], timeouts=NO_TIMEOUTS
+                    ) as ws:
+                        opened = True
+                        await ws.send("hello")
+                        assert await ws.receive() == "hello"
+                else:
+                    async with trio.open_nursery() as inner:
+                        ws = await trio_ws.connect_websocket(
+                            inner,
+                            url,
+                            connect=connect,
+                            ssl_context=contexts[0],
+                            timeouts=NO_TIMEOUTS,
+                        )
+                        opened = True
+                        await ws.send("hello")
+                        assert await ws.receive() == "hello"
+                        await ws.aclose()
+            if not connected:
+                await ours.aclose()
+            assert await is_closed(ours)
+        assert await is_closed(theirs)
+    if opened and peers:
+        assert peers[0].close_reason is not None
+        assert peers[0].close_reason.code in (1000, 1001, 1006)
+
+
+@pytest.mark.parametrize("kind", ["lockstep", "socket", "tls"])
+@pytest.mark.parametrize("name", ["open_websocket", "connect_websocket"])
+def test_a_client_that_is_cancelled_leaves_nothing(
+    name: str, kind: str, contexts: Contexts
+) -> None:
+    result = sweep(
+        functools.partial(opening, name, kind, contexts), f"{name} {kind}", every_task=True
+    )
+    assert result.effective > 10
+
+
+# Serving
+
+
+async def echo(ws: WebSocketStream) -> None:
+    async for message in ws:
+        await ws.send(message)
+
+
+async def talk(listener: Listener, count: int) -> None:
+    """A client that says something, and then waits for the end."""
+    stream = listener.dial()
+    with suppress(HandshakeError, ConnectionClosed):
+        async with trio.open_nursery() as nursery:
+            ws = await trio_ws.wrap_client_stream(
+                nursery, stream, host="test", timeouts=NO_TIMEOUTS
+            )
+            await until_closed(functools.partial(exchange, ws, count))
+            await ws.aclose()
+    assert await is_closed(stream)
+
+
+async def exchange(ws: WebSocketStream, count: int) -> None:
+    for number in range(count):
+        await ws.send(str(number))
+        assert await ws.receive() == str(number)
+
+
+async def check_server_is_gone(listener: Listener) -> None:
+    assert listener.closed
+    for stream in listener.accepted:
+        assert await is_closed(stream)
+
+
+async def serving(probe: CancelProbe) -> None:
+    listener = Listener()
+    with nothing_left():
+        async with trio.open_nursery() as nursery:
+            with probe.scope:
+                async with trio.open_nursery() as inner:
+                    server = await inner.start(
+                        functools.partial(
+                            trio_ws.serve_websocket,
+                            echo,
+                            listeners=[listener],
+                            timeouts=NO_TIMEOUTS,
+                        )
+                    )
+                    async with trio.open_nursery() as clients:
+                        clients.start_soon(talk, listener, 2)
+                        clients.start_soon(talk, listener, 2)
+                    await server.shutdown()
+            await check_server_is_gone(listener)
+            nursery.cancel_scope.cancel()
+
+
+def test_a_server_that_is_cancelled_leaves_nothing() -> None:
+    assert sweep(serving, "serve_websocket", every_task=True).effective > 10
+
+
+async def shutting_down(probe: CancelProbe) -> None:
+    """Two clients talk, and a third one has a handler that does not end by itself."""
+    listener = Listener()
+    stuck = trio.Event()
+
+    async def handle(ws: WebSocketStream) -> None:
+        if len(server.connections) == 3:
+            stuck.set()
+            await trio.sleep_forever()
+        await echo(ws)
+
+    with nothing_left():
+        async with trio.open_nursery() as nursery:
+            server = await nursery.start(
+                functools.partial(
+                    trio_ws.serve_websocket, handle, listeners=[listener], timeouts=NO_TIMEOUTS
+                )
+            )
+            for _ in range(3):
+                nursery.start_soon(talk, listener, 1000)
+            await stuck.wait()
+            with probe.scope:
+                await server.shutdown(grace=3)
+            returned_at = trio.current_time()
+        # The nursery has ended, so the server has, and without another wait.
+        assert trio.current_time() == returned_at
+        await check_server_is_gone(listener)
+        assert not server.connections
+
+
+def test_a_shutdown_that_is_cancelled_is_one_without_grace() -> None:
+    assert sweep(shutting_down, "shutdown", every_task=True).effective > 10
