@@ -14,6 +14,7 @@ from trio.lowlevel import enable_ki_protection
 
 from ._handshake import ClientHandshake, HeadersInput, Response
 from ._opening import (
+    GONE,
     StreamOwner,
     call_unprotected,
     closing_on_failure,
@@ -241,7 +242,7 @@ async def _shake_hands(
     stream: trio.abc.Stream, handshake: ClientHandshake, options: StreamOptions
 ) -> WebSocketStream:
     # A server may refuse before it has read the request, and its answer is there all the same.
-    with suppress(trio.BrokenResourceError):
+    with suppress(*GONE):
         await stream.send_all(handshake.data_to_send())
     while (response := handshake.next_response()) is None:
         if handshake.refusal() is not None:
@@ -252,7 +253,7 @@ async def _shake_hands(
 
 async def _raise_refusal(stream: trio.abc.Stream, handshake: ClientHandshake) -> NoReturn:
     """Read as much of the refusal's body as is worth it."""
-    with trio.move_on_after(_REFUSAL_TIME), suppress(trio.BrokenResourceError):
+    with trio.move_on_after(_REFUSAL_TIME), suppress(*GONE):
         while True:
             handshake.receive_data(bytes(await stream.receive_some()))
             handshake.next_response()

@@ -25,6 +25,9 @@ from ._stream import WebSocketStream
 _GOODBYE: Final = 1.0
 """Seconds for the closing handshake after a body that raised."""
 
+GONE: Final = (trio.BrokenResourceError, trio.ClosedResourceError, OSError)
+"""How a stream says that the connection has broken, or that another task has closed it."""
+
 T = TypeVar("T")
 Ts = TypeVarTuple("Ts")
 
@@ -54,7 +57,7 @@ async def receive_some(stream: trio.abc.Stream) -> bytes:
     """
     try:
         return bytes(await stream.receive_some())
-    except trio.BrokenResourceError as error:
+    except GONE as error:
         raise HandshakeError("the connection broke during the opening handshake") from error
 
 

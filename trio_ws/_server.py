@@ -18,6 +18,7 @@ from ._errors import ConnectionClosed
 from ._frames import pack_close
 from ._handshake import HandshakeError, HeadersInput, Request, Response, ServerHandshake
 from ._opening import (
+    GONE,
     StreamOwner,
     call_unprotected,
     closing_on_failure,
@@ -258,7 +259,7 @@ class _Acceptor:
                 raise refusal
             try:
                 await stream.send_all(handshake.data_to_send())
-            except trio.BrokenResourceError as error:
+            except GONE as error:
                 raise HandshakeError("the client went away before it was answered") from error
             return _make_stream(stream, handshake, self.options)
 
@@ -296,7 +297,7 @@ async def _deliver_refusal(stream: trio.abc.Stream, handshake: ServerHandshake) 
     if not data:
         return
     transport = make_transport(stream)
-    with suppress(trio.BrokenResourceError, OSError):
+    with suppress(*GONE):
         await stream.send_all(data)
         if transport.can_send_eof:
             await transport.send_eof()
