@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import gc
 import math
 import random
 import socket
 import threading
+import weakref
 from collections.abc import Callable
 from functools import partial
 
@@ -283,6 +285,23 @@ async def test_a_closed_timer_never_fires_and_leaves_nothing(
     await trio.sleep(10)
     assert stream.deadlines == []
     assert current_ticker().pending_deadlines == 0
+
+
+async def test_a_closed_timer_does_not_keep_its_owner_alive(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    await quiet()
+    others = [timer_for(Stream()) for _ in range(5)]
+    stream = Stream()
+    owner = weakref.ref(stream)
+    timer = timer_for(stream)
+    for each in (timer, *others):
+        each.set(trio.current_time() + 1)
+    timer.close()
+    assert current_ticker().pending_deadlines == 6
+    del stream
+    gc.collect()
+    assert owner() is None
 
 
 async def test_a_timer_that_another_one_closes_at_the_same_time_does_not_fire(
