@@ -16,7 +16,8 @@ class Due(enum.Enum):
     """What is to be done when a deadline has passed."""
 
     NOTHING = "nothing yet"
-    PING = "half of the idle time was silence: ping"
+    PING = "half of the idle time was silence: ask the peer for a sign of life"
+    PONG = "this side has not listened for half of the idle time: give a sign of life"
     CLOSE_EXPIRED = "the closing handshake took too long"
     SILENT = "the peer has been silent for the idle time"
     STUCK = "the peer has taken nothing of what was to be written for the idle time"
@@ -30,20 +31,20 @@ class Deadlines:
     :ivar close_at: when the close must have ended; infinity before it has begun.
     """
 
-    __slots__ = ("_closing", "_paused", "_pinged", "_received_at", "close_at", "timeouts")
+    __slots__ = ("_closing", "_paused", "_received_at", "_signalled_at", "close_at", "timeouts")
 
     def __init__(self, timeouts: Timeouts, now: float) -> None:
         self.timeouts = timeouts
         self.close_at = math.inf
         self._closing = False
         self._received_at = now
-        self._pinged = False
+        self._signalled_at: float | None = None
         self._paused = False
 
     def received(self, now: float) -> None:
         """Bytes, whatever they are: the idle time starts anew."""
         self._received_at = now
-        self._pinged = False
+        self._signalled_at = None
 
     def pause(self) -> None:
         """This side does not listen: silence does not count."""
@@ -74,23 +75,32 @@ class Deadlines:
         return min(self.close_at, self._silence_at(), blocked_since + idle)
 
     def due(self, now: float, blocked_since: float) -> Due:
-        """What is to be done at *now*; a ping counts as sent."""
+        """What is to be done at *now*; a ping or a pong counts as sent."""
         if self.close_at <= now:
             return Due.CLOSE_EXPIRED
         if blocked_since + self.timeouts.idle_seconds <= now:
             return Due.STUCK
         if self._silence_at() > now:
             return Due.NOTHING
-        if self._may_ping():
-            self._pinged = True
-            return Due.PING
+        if self._may_signal():
+            self._signalled_at = now
+            return Due.PONG if self._paused else Due.PING
         return Due.SILENT
 
     def _silence_at(self) -> float:
-        if self._paused or self._closing:
-            return math.inf
+        """When silence calls for a sign of life, or is the end."""
         idle = self.timeouts.idle_seconds
-        return self._received_at + (idle / 2 if self._may_ping() else idle)
+        if self._closing:
+            return math.inf
+        if not self._paused:
+            return self._received_at + (idle / 2 if self._may_signal() else idle)
+        if not self._may_signal():
+            return math.inf
+        since = self._received_at if self._signalled_at is None else self._signalled_at
+        return since + idle / 2
 
-    def _may_ping(self) -> bool:
-        return self.timeouts.keep_alive_pings and not self._pinged
+    def _may_signal(self) -> bool:
+        """One ping for each silence; and while this side does not listen, as many pongs as it takes
+        for the peer not to hear silence.
+        """
+        return self.timeouts.keep_alive_pings and (self._paused or self._signalled_at is None)

@@ -80,7 +80,7 @@ _CLIENT_HEADERS: Final = {
     "host": "it comes from the URL, or from host=",
     "origin": "use origin=",
     "sec-websocket-protocol": "use subprotocols=",
-    "sec-websocket-extensions": "use compression=",
+    "sec-websocket-extensions": "the handshake sets it",
     "upgrade": "the handshake sets it",
     "connection": "the handshake sets it",
     "content-length": "the request of a handshake has no body",
@@ -88,7 +88,7 @@ _CLIENT_HEADERS: Final = {
 }
 _SERVER_HEADERS: Final = {
     "sec-websocket-protocol": "use subprotocols=",
-    "sec-websocket-extensions": "use compression=",
+    "sec-websocket-extensions": "the handshake sets it",
     "upgrade": "the handshake sets it",
     "connection": "the handshake sets it",
     "content-length": "a 101 response has no body",

@@ -35,7 +35,8 @@ class Timeouts:
     :param idle: seconds of silence after which the peer counts as gone, and seconds for which the
         kernel may take nothing of what is to be written. Default 60. None: no limit.
     :param keep_alive_pings: whether a ping is sent after half of *idle*, so that a healthy peer
-        that has nothing to say stays connected. Default True.
+        that has nothing to say stays connected; and, while a full inbox keeps this side from
+        listening, a pong as often, so that the peer does not take it for gone. Default True.
     :raises ValueError: if a number is not positive.
     """
 

@@ -61,7 +61,7 @@ from ._protocol import (
 )
 from ._senders import ControlSender, DataSender, Senders
 from ._ticker import Timer, current_ticker
-from ._transport import make_transport
+from ._transport import RECEIVE_SIZE, make_transport
 from ._waiting import Sleeper, Waiter
 from ._writer import Writer
 
@@ -72,6 +72,9 @@ logger = logging.getLogger("trio_ws")
 
 _DECODE_STEP: Final = 64 * 1024
 """What the reader decodes before others have their turn, in the units of ``Protocol.decode``."""
+
+_READ_AHEAD: Final = 16 * 1024
+"""Bytes that may be read beyond the room in the inbox, and wait undecoded."""
 
 _LINGER: Final = 1.0
 """Seconds for the peer to end TCP when all is said: both Closes, or, where there is no half-close,
@@ -332,6 +335,9 @@ class WebSocketStream(trio.abc.Channel[str | bytes]):
     def receive_nowait(self) -> str | bytes:
         """:meth:`receive` that does not wait, as ``trio.MemoryReceiveChannel`` has it.
 
+        A message above ``max_inbox_size`` is received only while a task waits in :meth:`receive` or
+        takes it in parts.
+
         :raises trio.WouldBlock: no whole message is there, or other tasks wait for it.
         """
         if self._inbox and not self._receivers:
@@ -431,7 +437,7 @@ class WebSocketStream(trio.abc.Channel[str | bytes]):
         """
         opcode, payload = encode_message(message, text)
         self._check_sending()
-        if not self._senders.has_turn():
+        if not self._has_turn():
             raise trio.WouldBlock
         self._senders.commit(opcode, payload)
         self._write_committed()
@@ -476,7 +482,7 @@ class WebSocketStream(trio.abc.Channel[str | bytes]):
         """
         await self._checkpoint(0)
         self._check_released()
-        if self._concluded:
+        if self._concluded or self._protocol.state in (State.FAILED, State.LOST):
             raise self._end_error(sending=True)
         await self._writer.flush()
 
@@ -496,6 +502,12 @@ class WebSocketStream(trio.abc.Channel[str | bytes]):
             pending = validate_utf8(pending, payload, fin)
         return opcode, payload, pending
 
+    def _has_turn(self) -> bool:
+        """Whether a message may be committed without waiting; what was gathered may make room."""
+        if not self._senders.has_turn():
+            self._writer.flush_gathered()
+        return self._senders.has_turn()
+
     def _check_sending(self) -> None:
         self._check_released()
         if self._protocol.state is not State.OPEN:
@@ -508,7 +520,7 @@ class WebSocketStream(trio.abc.Channel[str | bytes]):
         """
         if self._released or self._protocol.state is not State.OPEN:
             return False
-        if not self._senders.has_turn():
+        if not self._has_turn():
             return False
         limit = self._outbox.max_frame_size
         if self._protocol.role is Role.SERVER and (limit is None or len(payload) <= limit):
@@ -532,7 +544,10 @@ class WebSocketStream(trio.abc.Channel[str | bytes]):
         :raises ConnectionClosedError: the connection is closing or closed, or closes meanwhile.
         :raises trio.ClosedResourceError: this side has closed the stream.
 
-        Cancellation is total. If the ping has left, its pong is ignored.
+        The pong is read in its turn: while the inbox is full, and nobody receives, it is not.
+
+        Cancellation is total. If the ping has left, its pong is ignored, unless a later ping has
+        the same payload: then nobody can tell which of them it answers.
         """
         data = fresh_payload() if payload is None else _control_payload(payload)
         await self._checkpoint(len(data))
@@ -738,7 +753,8 @@ class WebSocketStream(trio.abc.Channel[str | bytes]):
                 await self._read_once()
             except Exception as fault:
                 logger.exception("internal error in %r", self)
-                self._fail(CloseCode.INTERNAL_ERROR, "internal error", fault)
+                if self._protocol.state in RECEIVING:
+                    self._fail(CloseCode.INTERNAL_ERROR, "internal error", fault)
 
     async def _read_once(self) -> None:
         protocol = self._protocol
@@ -754,7 +770,7 @@ class WebSocketStream(trio.abc.Channel[str | bytes]):
     async def _receive_data(self) -> Buffer | None:
         """Bytes from the transport; None if it has ended."""
         try:
-            data = await self._transport.receive()
+            data = await self._transport.receive(self._receive_limit())
         except Exception as error:
             self._lose(error)
             return None
@@ -765,6 +781,14 @@ class WebSocketStream(trio.abc.Channel[str | bytes]):
         self._writer.begin_turn()
         self._bytes_received += len(data)
         return data
+
+    def _receive_limit(self) -> int:
+        """As much as one system call can bring; but not much more than there is room for, if nobody
+        waits for it.
+        """
+        if self._receivers or self._protocol.discarding:
+            return RECEIVE_SIZE
+        return min(self._room() + _READ_AHEAD, RECEIVE_SIZE)
 
     async def _let_others_run(self) -> None:
         """After a full step; and before a Close or a violation, so that what came before it can be
@@ -778,9 +802,12 @@ class WebSocketStream(trio.abc.Channel[str | bytes]):
 
     def _room(self) -> int:
         """How much may be decoded now, in the units of ``Protocol.decode``."""
-        if self._protocol.discarding or self._writer.error is not None:
+        if self._protocol.discarding:
             return _DECODE_STEP
         room = self._options.max_inbox_size
+        if self._writer.error is not None:
+            # The end of the connection may be near, behind what an idle application lets wait.
+            room += RECEIVE_SIZE
         if not self._receivers:
             # While somebody waits, a message in progress may be larger than the inbox.
             room -= self._inbox.size + self._protocol.partial_size
@@ -796,7 +823,9 @@ class WebSocketStream(trio.abc.Channel[str | bytes]):
         if not self._paused_reader:
             return
         room = self._room()
-        if room > 0 and room >= min(self._options.max_inbox_size // 2, _DECODE_STEP):
+        # An empty inbox is room enough: what is held then is a message that waits for its rest.
+        enough = min(self._options.max_inbox_size // 2, _DECODE_STEP) if self._inbox else 1
+        if room >= max(enough, 1):
             self._paused_reader.wake()
             self._deadlines.resume(trio.current_time())
             self._set_timer()
@@ -995,6 +1024,9 @@ class WebSocketStream(trio.abc.Channel[str | bytes]):
             payload = fresh_payload()
             self._outbox.commit_control(Opcode.PING, payload)
             self._pings.sent_keep_alive(payload)
+            self._write_committed()
+        elif due is Due.PONG:
+            self._outbox.commit_control(Opcode.PONG, b"")
             self._write_committed()
         elif due is not Due.NOTHING:
             self._expire(due.value)

@@ -25,7 +25,9 @@ from ._frames import Buffer
 RECEIVE_SIZE: Final = 256 * 1024
 """Bytes that one system call reads at most."""
 
-_SEND_SIZE = 64 * 1024
+_SEND_SIZE = 16 * 1024
+"""Bytes of one ``send_all``, a TLS record: whether a stream takes something is known only then."""
+
 MAX_BUFFERS: Final = 1024
 """What POSIX lets one ``writev`` take (IOV_MAX on Linux)."""
 
@@ -53,7 +55,7 @@ class Transport(abc.ABC):
     can_send_eof: bool
 
     @abc.abstractmethod
-    async def receive(self) -> Buffer:
+    async def receive(self, max_bytes: int = RECEIVE_SIZE) -> Buffer:
         """Bytes from the peer, empty at EOF. They are valid until the caller awaits again.
 
         Raises what the stream raises, or the socket's OSError. Cancelling it loses nothing.
@@ -97,9 +99,9 @@ class SocketTransport(Transport):
     def __init__(self, stream: trio.SocketStream) -> None:
         self._stream = stream
 
-    async def receive(self) -> Buffer:
+    async def receive(self, max_bytes: int = RECEIVE_SIZE) -> Buffer:
         sock = self._stream.socket
-        view = _scratch.view
+        view = _scratch.view[:max_bytes]
         while True:
             # Asking first costs no more than a read that fails, and most first reads would.
             await trio.lowlevel.wait_readable(_fileno(sock))
@@ -156,8 +158,8 @@ class StreamTransport(Transport):
         self._half_closeable = below if isinstance(below, trio.abc.HalfCloseableStream) else None
         self.can_send_eof = self._half_closeable is not None
 
-    async def receive(self) -> Buffer:
-        return await self._stream.receive_some(RECEIVE_SIZE)
+    async def receive(self, max_bytes: int = RECEIVE_SIZE) -> Buffer:
+        return await self._stream.receive_some(max_bytes)
 
     def write_nowait(self, buffers: Sequence[Buffer]) -> int:
         return 0

@@ -142,6 +142,11 @@ class Writer:
         self._wrote_at_once = False
         self._write()
 
+    def flush_gathered(self) -> None:
+        """Write now what waits for the next tick only to leave together with more."""
+        if self._gathering:
+            self.flush_now()
+
     async def flush(self) -> None:
         """Wait until everything that is committed has been handed to the transport.
 
@@ -177,11 +182,14 @@ class Writer:
             await self._drained.wait()
 
     def write_last(self) -> None:
-        """One more try that costs no wait; whatever becomes of it, the transport is closed next."""
-        if self._transport.can_write_nowait and self.error is None:
-            with suppress(OSError, trio.ClosedResourceError):
-                while (buffers := self._outbox.buffers()) and self._write_nowait(buffers):
-                    pass
+        """One last step that costs no wait: the transport is closed next."""
+        if not self._transport.can_write_nowait or self.error is not None:
+            return
+        step_ends_at = self.bytes_sent + _STEP
+        with suppress(OSError, trio.ClosedResourceError):
+            while self.bytes_sent < step_ends_at and (buffers := self._outbox.buffers()):
+                if not self._write_nowait(buffers):
+                    break
 
     @property
     def blocked_since(self) -> float:
@@ -201,7 +209,8 @@ class Writer:
         while buffers := self._outbox.buffers():
             try:
                 took_all = self._write_nowait(buffers)
-            except (OSError, trio.ClosedResourceError) as error:
+            except Exception as error:
+                # Whatever it is, it must not reach the ticker, which writes for all streams.
                 self._fail(error)
                 return
             if not took_all:
