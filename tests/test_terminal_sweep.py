@@ -25,7 +25,15 @@ from sweeping import (
 import trio_ws
 from trio_ws import ConnectionClosed, ConnectionClosedOK, HandshakeError, WebSocketStream
 from trio_ws._protocol import Role
-from trio_ws.testing import NO_TIMEOUTS, CancelProbe, SweepResult, cancel_at_every_point, set_budget
+from trio_ws.testing import (
+    NO_TIMEOUTS,
+    CancelProbe,
+    FaultyStream,
+    SweepResult,
+    cancel_at_every_point,
+    set_budget,
+    websocket_pair,
+)
 
 ROLES = pytest.mark.parametrize("role", list(Role), ids=lambda role: role.value)
 OVER_KINDS = pytest.mark.parametrize("kind", KINDS)
@@ -400,3 +408,35 @@ async def shutting_down(probe: CancelProbe) -> None:
 
 def test_a_shutdown_that_is_cancelled_is_one_without_grace() -> None:
     assert sweep(shutting_down, "shutdown", every_task=True).effective > 10
+
+
+class BreaksWhenWoken(FaultyStream):
+    """As TLS does when its sender is cancelled: the receiver, awake already, finds it broken."""
+
+    def __init__(self, stream: trio.abc.Stream) -> None:
+        super().__init__(stream)
+        self.armed = False
+        self.woken = trio.Event()
+
+    async def receive_some(self, max_bytes: int | None = None) -> bytes | bytearray:
+        if not self.armed:
+            return await super().receive_some(max_bytes)
+        with trio.CancelScope(shield=True):
+            await self.woken.wait()
+        raise trio.BrokenResourceError
+
+
+async def test_a_reader_that_finds_tls_broken_by_the_same_cancellation_was_cancelled(
+    nursery: trio.Nursery,
+) -> None:
+    left, right = trio.testing.memory_stream_pair()
+    stream = BreaksWhenWoken(left)
+    async with trio.open_nursery() as inner:
+        client, server = await websocket_pair(inner, (stream, right))
+        stream.armed = True
+        await server.send("let the reader go round")
+        await client.receive()
+        await trio.testing.wait_all_tasks_blocked()
+        inner.cancel_scope.cancel()
+        stream.woken.set()
+    await check_only_closing_succeeds(client)

@@ -769,9 +769,15 @@ class WebSocketStream(trio.abc.Channel[str | bytes]):
 
     async def _receive_data(self) -> Buffer | None:
         """Bytes from the transport; None if it has ended."""
+        data: Buffer = b""
+        error: Exception | None = None
         try:
             data = await self._transport.receive(self._receive_limit())
-        except Exception as error:
+        except Exception as caught:
+            error = caught
+        if error is not None:
+            # A writer that is cancelled together with this task may have broken TLS already.
+            await trio.lowlevel.checkpoint_if_cancelled()
             self._lose(error)
             return None
         if not data:
