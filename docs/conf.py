@@ -50,8 +50,6 @@ def resolve_public_name(
     room, _, name = node["reftarget"].rpartition(".")
     if not room.startswith("trio_ws._"):
         return None
-    if name == "StreamKeywords":
-        name = "StreamOptions"  # of which they are the fields
     domain = env.domains.python_domain
     return domain.resolve_xref(
         env, node["refdoc"], app.builder, node["reftype"], f"trio_ws.{name}", node, contnode

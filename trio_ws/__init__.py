@@ -12,7 +12,7 @@ from ._errors import (
 )
 from ._frames import CloseCode, CloseReason, Opcode
 from ._handshake import HandshakeError, Request, Response, is_upgrade
-from ._options import StreamOptions, Timeouts
+from ._options import StreamKeywords, StreamOptions, Timeouts
 from ._protocol import MessageTooBig, ProtocolError
 from ._server import WebSocketServer, serve_websocket, wrap_server_stream
 from ._stream import StreamStatistics, WebSocketStream
@@ -30,6 +30,7 @@ __all__ = [
     "ProtocolError",
     "Request",
     "Response",
+    "StreamKeywords",
     "StreamOptions",
     "StreamStatistics",
     "Timeouts",

@@ -135,7 +135,10 @@ class PermessageDeflate:
 
 
 class StreamKeywords(TypedDict, total=False):
-    """The keyword arguments that every way to open a stream takes: see :class:`StreamOptions`."""
+    """The keyword arguments that every way to open a stream takes: see :class:`StreamOptions`.
+
+    For functions that pass them on: ``**options: Unpack[trio_ws.StreamKeywords]``.
+    """
 
     timeouts: Timeouts
     max_message_size: int | None
@@ -163,8 +166,8 @@ class StreamOptions:
     :param max_outbox_size: bytes of committed messages that wait to be written before ``send``
         waits. Default 64 KiB.
     :param control_callback: called with opcode and payload of every ping, pong and close received,
-        in the reader, so it must be quick; if it raises, the connection fails with 1011. Default
-        None.
+        in the reader, so it must be quick, and Ctrl-C does not interrupt it; if it raises, the
+        connection fails with 1011. Default None.
     :raises ValueError: if a size is out of range.
     """
 
