@@ -748,8 +748,10 @@ class StubbornStream(FaultyStream):
     """A stream that fails to close."""
 
     async def aclose(self) -> None:
-        await super().aclose()
-        raise RuntimeError("the stream's own trouble")
+        try:
+            await super().aclose()
+        finally:
+            raise RuntimeError("the stream's own trouble")
 
 
 async def test_a_stream_that_fails_to_close_does_not_hide_why_it_was_closed(
@@ -758,6 +760,77 @@ async def test_a_stream_that_fails_to_close_does_not_hide_why_it_was_closed(
     ours, _ = await make_streams("memory")
     with pytest.raises(ValueError, match="host"):
         await trio_ws.wrap_client_stream(nursery, StubbornStream(ours), host="two words")
+
+
+async def test_cancellation_does_not_hide_why_a_stream_was_closed(nursery: trio.Nursery) -> None:
+    ours, theirs = await make_streams("memory")
+    with trio.CancelScope() as scope:
+        scope.cancel()
+        with pytest.raises(ValueError, match="host"):
+            await trio_ws.wrap_client_stream(nursery, ours, host="two words")
+    assert await theirs.receive_some() == b""
+
+
+async def test_the_size_of_the_answer_is_limited(nursery: trio.Nursery) -> None:
+    long = b"HTTP/1.1 101 Switching Protocols\r\nX-Long: " + b"x" * 1000
+    for wrapped in (False, True):
+        server = Scripted(nursery, answering(long))
+        with pytest.raises(trio_ws.HandshakeError, match="too large"):
+            if wrapped:
+                stream = await server.connect("test", 80)
+                await trio_ws.wrap_client_stream(
+                    nursery, stream, host="test", max_handshake_size=1000
+                )
+            else:
+                await use(
+                    trio_ws.open_websocket(
+                        "ws://test/", connect=server.connect, max_handshake_size=1000
+                    )
+                )
+
+
+class ProtectionRecorder(FaultyStream):
+    """Notes whether KeyboardInterrupt is held back while the stream below a WebSocket works."""
+
+    def __init__(self, stream: trio.abc.Stream) -> None:
+        super().__init__(stream)
+        self.protected: dict[str, set[bool]] = {}
+
+    def note(self, operation: str) -> None:
+        self.protected.setdefault(operation, set()).add(trio.lowlevel.currently_ki_protected())
+
+    async def receive_some(self, max_bytes: int | None = None) -> bytes | bytearray:
+        self.note("receive_some")
+        return await super().receive_some(max_bytes)
+
+    async def send_all(self, data: bytes | bytearray | memoryview) -> None:
+        self.note("send_all")
+        await super().send_all(data)
+
+    async def aclose(self) -> None:
+        self.note("aclose")
+        await super().aclose()
+
+
+@pytest.mark.parametrize("way", ["open", "connect", "wrap", "fail"])
+async def test_ctrl_c_is_held_back_while_a_stream_opens_works_and_closes(
+    nursery: trio.Nursery, way: str
+) -> None:
+    server = Scripted(nursery, open_and_echo if way != "fail" else answering())
+    server.ours = recorder = ProtectionRecorder(server.ours)
+    if way == "connect":
+        ws = await trio_ws.connect_websocket(nursery, "ws://test/", connect=server.connect)
+        await ws.aclose()
+    elif way == "wrap":
+        stream = await server.connect("test", 80)
+        ws = await trio_ws.wrap_client_stream(nursery, stream, host="test")
+        await ws.aclose()
+    else:
+        with suppress(trio_ws.HandshakeError):
+            await use(trio_ws.open_websocket("ws://test/", connect=server.connect))
+    assert recorder.protected == {
+        operation: {True} for operation in ("receive_some", "send_all", "aclose")
+    }
 
 
 async def test_connect_may_be_any_callable(nursery: trio.Nursery) -> None:

@@ -29,6 +29,7 @@ TEN_SECONDS = trio_ws.Timeouts(handshake=10)
 MIB = 1024 * 1024
 
 Handler: TypeAlias = Callable[[trio_ws.WebSocketStream], Awaitable[object]]
+Log: TypeAlias = Callable[[int], list[str]]
 
 
 async def echo(ws: trio_ws.WebSocketStream) -> None:
@@ -111,6 +112,25 @@ async def run_server(
     nursery.start_soon(running.run, serve)
     await running.started.wait()
     return running
+
+
+@pytest.fixture
+def log(caplog: pytest.LogCaptureFixture) -> Log:
+    """The messages at a level."""
+    caplog.set_level(logging.DEBUG, "trio_ws")
+
+    def messages(level: int) -> list[str]:
+        return [
+            record.getMessage()
+            for record in caplog.records
+            if record.levelno == level and record.name == "trio_ws"
+        ]
+
+    return messages
+
+
+def nothing_above_debug(log: Log) -> bool:
+    return not any(map(log, (logging.INFO, logging.WARNING, logging.ERROR)))
 
 
 # Refusals, over real sockets
@@ -462,6 +482,26 @@ async def test_a_client_that_goes_away_before_the_101(nursery: trio.Nursery) -> 
     assert caught.value.response is None
 
 
+async def test_a_client_that_resets_after_its_refusal(nursery: trio.Nursery) -> None:
+    async def be_refused() -> None:
+        await theirs.send_all(request_head("POST / HTTP/1.1"))
+        assert parse_answer(await receive_to_eof(theirs)).status == 405
+        await reset(theirs)
+
+    ours, theirs = await tcp_pair()
+    nursery.start_soon(be_refused)
+    with pytest.raises(trio_ws.HandshakeError, match="405"):
+        await trio_ws.wrap_server_stream(nursery, ours)
+
+
+async def test_the_size_of_the_request_is_limited(nursery: trio.Nursery) -> None:
+    ours, theirs = await make_streams("memory")
+    await theirs.send_all(request_head(changes={"X-Long": "x" * 1000}))
+    await theirs.aclose()
+    with pytest.raises(trio_ws.HandshakeError, match="431"):
+        await trio_ws.wrap_server_stream(nursery, ours, max_handshake_size=1000)
+
+
 async def test_a_client_that_goes_away_before_its_refusal(nursery: trio.Nursery) -> None:
     ours, theirs = await make_streams("memory")
     await theirs.send_all(request_head("POST / HTTP/1.1"))
@@ -676,6 +716,7 @@ async def test_a_port_that_is_taken_is_an_oserror(nursery: trio.Nursery) -> None
         ({"port": 0, "listeners": []}, ValueError),
         ({"listeners": [], "host": "localhost"}, ValueError),
         ({"port": 0, "max_message_size": 0}, ValueError),
+        ({"port": 65536}, ValueError),
         ({"port": 0, "subprotocols": ["a b"]}, ValueError),
         ({"port": 0, "headers": {"Connection": "close"}}, ValueError),
         ({"port": 0, "colour": "red"}, TypeError),
@@ -717,13 +758,15 @@ async def test_headers_may_come_from_an_iterator(nursery: trio.Nursery) -> None:
 
 
 async def test_too_many_open_files_are_waited_out(
-    nursery: trio.Nursery, autojump_clock: trio.testing.MockClock
+    nursery: trio.Nursery, autojump_clock: trio.testing.MockClock, log: Log
 ) -> None:
     listener = MemoryListener()
     listener.errors += [OSError(errno.EMFILE, "Too many open files")] * 3
     await nursery.start(partial(trio_ws.serve_websocket, echo, listeners=[listener]))
     peer = await listener.open()
     assert listener.errors == []
+    assert trio.current_time() == pytest.approx(0.3)
+    assert len(log(logging.ERROR)) == 3
     await peer.stream.aclose()
 
 
@@ -738,27 +781,6 @@ async def test_a_listener_that_fails_ends_the_server_with_its_error_in_no_group(
 
 
 # The log
-
-Log: TypeAlias = Callable[[int], list[str]]
-
-
-@pytest.fixture
-def log(caplog: pytest.LogCaptureFixture) -> Log:
-    """The messages at a level."""
-    caplog.set_level(logging.DEBUG, "trio_ws")
-
-    def messages(level: int) -> list[str]:
-        return [
-            record.getMessage()
-            for record in caplog.records
-            if record.levelno == level and record.name == "trio_ws"
-        ]
-
-    return messages
-
-
-def nothing_above_debug(log: Log) -> bool:
-    return not any(map(log, (logging.INFO, logging.WARNING, logging.ERROR)))
 
 
 async def test_a_connection_is_in_the_log_by_its_address(nursery: trio.Nursery, log: Log) -> None:
@@ -862,6 +884,7 @@ async def test_the_streams_whose_handlers_run(nursery: trio.Nursery) -> None:
     await trio.testing.wait_all_tasks_blocked()
     assert running.server.connections == frozenset()
     assert len(streams) == 3
+    assert not running.server._handshakes
 
 
 async def test_a_handler_that_returns_closes_with_1000(nursery: trio.Nursery, log: Log) -> None:
@@ -875,6 +898,21 @@ async def test_a_handler_that_returns_closes_with_1000(nursery: trio.Nursery, lo
     await peer.send(close_frame(1000))
     assert await peer.receive() is None
     assert nothing_above_debug(log)
+
+
+async def test_a_stream_that_another_task_closes_ends_its_handler_in_order(
+    nursery: trio.Nursery, caplog: pytest.LogCaptureFixture
+) -> None:
+    running = await run_server(nursery, echo)
+    peer = await running.listener.open()
+    (ws,) = running.server.connections
+    nursery.start_soon(ws.aclose, 1013)
+    assert await peer.receive() == close_frame(1013)
+    await peer.send(close_frame(1013))
+    assert await peer.receive() is None
+    await peer.stream.aclose()
+    await running.server.shutdown()
+    assert [record for record in caplog.records if record.levelno >= logging.WARNING] == []
 
 
 @pytest.mark.parametrize("error", [ValueError("mine"), ExceptionGroup("", [ValueError("mine")])])
@@ -927,6 +965,30 @@ async def test_the_end_of_its_own_stream_is_how_a_handler_ends(
     await peer.stream.aclose()
     await running.server.shutdown()
     assert nothing_above_debug(log)
+
+
+async def test_what_a_handler_sent_leaves_though_its_stream_has_ended(
+    nursery: trio.Nursery, autojump_clock: trio.testing.MockClock
+) -> None:
+    """In its time, and not in the second that a handler which failed has."""
+
+    def keep(stream: trio.abc.Stream) -> trio.abc.Stream:
+        kept.append(FaultyStream(stream))
+        return kept[0]
+
+    async def handler(ws: trio_ws.WebSocketStream) -> None:
+        kept[0].stall(receive=False)
+        await ws.send("the last word")
+        await ws.receive()
+
+    kept: list[FaultyStream] = []
+    running = await run_server(nursery, handler, timeouts=TEN_SECONDS)
+    peer = running.listener.dial(keep)
+    await peer.open_as_client()
+    await peer.send(close_frame(1000))
+    await trio.sleep(8)
+    kept[0].resume()
+    assert await peer.receive_all() == [Frame(TEXT, b"the last word"), close_frame(1000)]
 
 
 async def test_the_end_of_another_stream_is_an_error(nursery: trio.Nursery, log: Log) -> None:
@@ -1012,6 +1074,26 @@ async def test_system_exit_passes_in_no_group(
     assert caught.value.code == 3
     await over.wait()
     assert len(log(logging.ERROR)) == errors
+
+
+async def test_system_exit_of_two_handlers_passes_in_a_group(nursery: trio.Nursery) -> None:
+    async def handler(ws: trio_ws.WebSocketStream) -> None:
+        try:
+            await ws.receive()
+        finally:
+            raise SystemExit(3)
+
+    async def connect() -> None:
+        peers = [await listener.open() for _ in range(2)]
+        await peers[0].send(Frame(TEXT, b"exit"))
+        for peer in peers:
+            assert await peer.receive() == close_frame(1001)
+            await peer.stream.aclose()
+
+    listener = MemoryListener()
+    nursery.start_soon(connect)
+    with pytest.RaisesGroup(SystemExit, SystemExit, flatten_subgroups=True):
+        await trio_ws.serve_websocket(handler, listeners=[listener])
 
 
 def test_ctrl_c_in_the_code_of_a_handler_passes_in_no_group() -> None:
@@ -1391,8 +1473,9 @@ async def test_shutdown_while_the_101_is_sent_closes_without_a_handler(
     peer = running.listener.dial(stall)
     await peer.stream.send_all(request_head())
     await trio.testing.wait_all_tasks_blocked()
-    nursery.start_soon(partial(running.server.shutdown, code=1012))
-    await trio.testing.wait_all_tasks_blocked()
+    for code in (1012, 4000):
+        nursery.start_soon(partial(running.server.shutdown, code=code))
+        await trio.testing.wait_all_tasks_blocked()
     stalled[0].resume()
     assert (await peer.receive_head()).startswith(b"HTTP/1.1 101 ")
     assert await peer.receive() == close_frame(1012)

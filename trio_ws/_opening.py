@@ -4,6 +4,9 @@
 Its nursery holds the stream's background tasks and nothing else. The nursery never sees the body's
 exception, so that the exception comes out as it is; and the background tasks are shielded, so that
 they work until their owner ends them, whatever is cancelled around it.
+
+All this runs within public coroutines and tasks that are protected from KeyboardInterrupt, and so
+is protected, too. :func:`call_unprotected` is the way out of that, for the user's code.
 """
 
 from __future__ import annotations
@@ -14,7 +17,7 @@ from types import TracebackType
 from typing import Final, Self, TypeVar, TypeVarTuple
 
 import trio
-from trio.lowlevel import disable_ki_protection, enable_ki_protection
+from trio.lowlevel import disable_ki_protection
 
 from ._errors import HandshakeTimeout
 from ._frames import CloseCode
@@ -70,7 +73,6 @@ class closing_on_failure:
     async def __aenter__(self) -> Self:
         return self
 
-    @enable_ki_protection
     async def __aexit__(
         self,
         exc_type: type[BaseException] | None,
@@ -95,12 +97,10 @@ class StreamOwner:
         self._stream = stream
         self._nursery = trio.open_nursery()
 
-    @enable_ki_protection
     async def __aenter__(self) -> WebSocketStream:
         self._stream._start(await self._nursery.__aenter__(), shield=True)
         return self._stream
 
-    @enable_ki_protection
     async def __aexit__(
         self,
         exc_type: type[BaseException] | None,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 import math
 import socket
@@ -41,6 +42,12 @@ Listeners: TypeAlias = Sequence[trio.abc.Listener[trio.abc.Stream]]
 
 _LINGER: Final = 1.0
 """Seconds for a client to read a refusal, where the stream can not half-close."""
+
+_OVERLOADED: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS})
+"""What ``accept`` fails with while the process or the system has too many open files."""
+
+_OVERLOAD_PAUSE: Final = 0.1
+"""Seconds until ``accept`` is tried again."""
 
 _PORT_ATTEMPTS: Final = 20
 """Ports that are tried to find one that is free for all addresses of a host."""
@@ -183,6 +190,8 @@ async def _listen(
         raise ValueError("give either a port or listeners")
     if listeners is None:
         assert port is not None
+        if not 0 <= port <= 0xFFFF:
+            raise ValueError(f"port={port}: give 1 to 65535, or 0 to let the system choose")
         listeners = await _listen_by_tcp(port, host)
     elif host is not None:
         raise ValueError("give host together with a port, not with listeners")
@@ -416,11 +425,30 @@ class WebSocketServer:
                 async with trio.open_nursery() as nursery:
                     started()
                     with self._listening:
-                        await trio.serve_listeners(
-                            self._serve_client, list(self._listeners), handler_nursery=nursery
-                        )
+                        async with trio.open_nursery() as accepting:
+                            for listener in self._listeners:
+                                accepting.start_soon(self._accept, listener, nursery)
         finally:
             self._ended.set()
+
+    @enable_ki_protection
+    async def _accept(
+        self, listener: trio.abc.Listener[trio.abc.Stream], clients: trio.Nursery
+    ) -> None:
+        """What ``trio.serve_listeners`` does, but for one thing: it closes a client's stream in
+        whatever scope there is, and a Cancelled from there would hide what the handler raised.
+        """
+        async with listener:
+            while True:
+                try:
+                    stream = await listener.accept()
+                except OSError as error:
+                    if error.errno not in _OVERLOADED:
+                        raise
+                    logger.error("no connection can be accepted: %s: trying again soon", error)
+                    await trio.sleep(_OVERLOAD_PAUSE)
+                else:
+                    clients.start_soon(self._serve_client, stream)
 
     @enable_ki_protection
     async def _serve_client(self, stream: trio.abc.Stream) -> None:
@@ -482,6 +510,9 @@ def _is_own_end(error: BaseException, ws: WebSocketStream) -> bool:
     """Whether a handler ended because its stream did: that, and nothing else, went wrong."""
     if isinstance(error, BaseExceptionGroup):
         return all(_is_own_end(part, ws) for part in error.exceptions)
+    if isinstance(error, trio.ClosedResourceError):
+        # Another task of the application has closed the stream under the handler.
+        return not ws.is_open
     return isinstance(error, ConnectionClosed) and error.stream is ws
 
 
