@@ -13,6 +13,7 @@ from trio_ws._frames import (
     FIN,
     MAX_HEADER_SIZE,
     Buffer,
+    CloseCode,
     FrameHeader,
     MaskingKeys,
     Opcode,
@@ -84,7 +85,6 @@ def test_a_length_is_encoded_in_the_fewest_bytes(
         expected += key
     header = pack_header(0x82, length, key)
     assert header == expected
-    assert len(header) <= MAX_HEADER_SIZE
     parsed = parse_header(header, 0, len(header))
     assert parsed == FrameHeader(0x82, key is not None, length, True, len(header))
 
@@ -382,3 +382,27 @@ def test_opcodes_of_section_11_8() -> None:
     assert [opcode.value for opcode in Opcode] == [0, 1, 2, 8, 9, 10]
     assert {opcode for opcode in Opcode if opcode & 8} == {Opcode.CLOSE, Opcode.PING, Opcode.PONG}
     assert FIN == 0x80
+
+
+def test_close_codes_of_section_7_4_1_and_the_registry() -> None:
+    assert {code.name: code.value for code in CloseCode} == {
+        "NORMAL_CLOSURE": 1000,
+        "GOING_AWAY": 1001,
+        "PROTOCOL_ERROR": 1002,
+        "UNSUPPORTED_DATA": 1003,
+        "NO_STATUS_RECEIVED": 1005,
+        "ABNORMAL_CLOSURE": 1006,
+        "INVALID_PAYLOAD_DATA": 1007,
+        "POLICY_VIOLATION": 1008,
+        "MESSAGE_TOO_BIG": 1009,
+        "MANDATORY_EXTENSION": 1010,
+        "INTERNAL_ERROR": 1011,
+        "SERVICE_RESTART": 1012,
+        "TRY_AGAIN_LATER": 1013,
+        "BAD_GATEWAY": 1014,
+        "TLS_HANDSHAKE": 1015,
+    }
+
+
+def test_the_longest_header() -> None:
+    assert len(pack_header(0x82, 2**63 - 1, KEY)) == MAX_HEADER_SIZE
