@@ -59,8 +59,8 @@ class CancelProbe:
 
     def __init__(self, point: int, every_task: bool) -> None:
         self.point = point
-        self.cancelled = False
-        self.scope = _ProbedScope(self)
+        self.cancelled: bool = False
+        self.scope: _ProbedScope = _ProbedScope(self)
         self._every_task = every_task
         self._task: Task | None = None
         self._points_seen = 0
@@ -113,7 +113,7 @@ class _ProbedScope:
     """A cancel scope, of the task that enters it."""
 
     def __init__(self, probe: CancelProbe) -> None:
-        self.was_entered = False
+        self.was_entered: bool = False
         self._probe = probe
         self._scope = trio.CancelScope()
 
@@ -229,7 +229,7 @@ class FaultProbe:
     def __init__(self, fault: Fault, operation: int) -> None:
         self.fault = fault
         self.operation = operation
-        self.failed = False
+        self.failed: bool = False
         self._stream: FaultyStream | None = None
 
     def __repr__(self) -> str:
