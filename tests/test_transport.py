@@ -129,6 +129,22 @@ async def test_bytes_arrive_as_written_in_both_directions_at_once(streams: Strea
     assert received == [LARGE[:size]] * 2
 
 
+async def test_no_more_is_received_than_is_asked_for_and_the_rest_comes_next(
+    streams: Streams,
+) -> None:
+    near, far = map(make_transport, streams)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(near.write, [b"abcdefgh"])
+        for octet in b"abc":
+            assert await far.receive(1) == bytes([octet])
+        data = b""
+        while len(data) < 5:
+            received = await far.receive(4)
+            assert 0 < len(received) <= 4
+            data += received
+    assert data == b"defgh"
+
+
 async def test_closing_in_order_is_eof_for_the_peer_once_it_has_read_everything(
     streams: Streams,
 ) -> None:
