@@ -227,7 +227,7 @@ async def receive_until_closed(
 ) -> tuple[Sequence[str | bytes], ConnectionClosed]:
     """The messages that still come, and how it ended."""
     messages = []
-    while True:
+    while True:  # noqa: ASYNC913 (each receive is one)
         try:
             messages.append(await ws.receive())
         except ConnectionClosed as closed:

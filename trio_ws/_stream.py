@@ -631,7 +631,7 @@ class WebSocketStream(trio.abc.Channel[str | bytes]):
         try:
             await self._closed.wait()
         except BaseException:
-            await self._close_at_once()
+            await self._close_at_once()  # noqa: ASYNC102 (it shields itself)
             raise
 
     @enable_ki_protection
@@ -745,7 +745,7 @@ class WebSocketStream(trio.abc.Channel[str | bytes]):
                 await self._linger()
                 in_order = True
             finally:
-                await self._close_transport(in_order)
+                await self._close_transport(in_order)  # noqa: ASYNC102 (bounded by its deadline)
 
     async def _read_until_closed(self) -> None:
         while self._protocol.state in RECEIVING:
@@ -980,7 +980,7 @@ class WebSocketStream(trio.abc.Channel[str | bytes]):
                     await self._writer.wait_stopped()
                     await self._transport.aclose()
         finally:
-            await self._abort_transport()
+            await self._abort_transport()  # noqa: ASYNC102 (it shields itself)
             self._closed.set()
 
     async def _abort_transport(self) -> None:
