@@ -11,7 +11,7 @@ import base64
 import hashlib
 import socket
 import struct
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple, Unpack
 
 import trio
@@ -232,16 +232,3 @@ async def receive_until_closed(
             messages.append(await ws.receive())
         except ConnectionClosed as closed:
             return messages, closed
-
-
-async def start(nursery: trio.Nursery, call: Callable[[], Awaitable[object]]) -> trio.Event:
-    """Let a task make *call*, until nothing moves any more; the event is for its return."""
-    returned = trio.Event()
-
-    async def run() -> None:
-        await call()
-        returned.set()
-
-    nursery.start_soon(run)
-    await trio.testing.wait_all_tasks_blocked()
-    return returned

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import signal
 from collections.abc import Awaitable, Callable
+from functools import partial
 from typing import Unpack
 
 import pytest
@@ -540,8 +541,9 @@ async def test_pending_calls_end_when_another_task_closes(
 
 
 @ROLES
+@pytest.mark.parametrize("by", ["nursery", "aclose"])
 async def test_terminal_cancellation_writes_all_that_is_committed_if_the_kernel_has_room(
-    role: Role,
+    by: str, role: Role
 ) -> None:
     """And the Close. All but the first message were to leave in the next tick."""
     for _ in range(10):  # The order of tasks within a tick is random.
@@ -549,7 +551,10 @@ async def test_terminal_cancellation_writes_all_that_is_committed_if_the_kernel_
             ws, peer = await open_over("socket", nursery, role, max_outbox_size=1 << 20)
             for _ in range(5):
                 ws.send_nowait(bytes(30_000))
-            nursery.cancel_scope.cancel()
+            if by == "nursery":
+                nursery.cancel_scope.cancel()
+            else:
+                await call_in_cancelled_scope(partial(ws.aclose, 1001))
         assert await peer.receive_all() == [Frame(BINARY, bytes(30_000))] * 5 + [close_frame(1001)]
         await peer.stream.aclose()
 

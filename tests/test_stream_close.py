@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import trio
 import trio.testing
+from background import begin
 from raw_peer import (
     BINARY,
     CLOSE,
@@ -18,7 +19,6 @@ from raw_peer import (
     make_streams,
     open_with_peer,
     receive_until_closed,
-    start,
     tcp_pair,
 )
 
@@ -175,10 +175,10 @@ async def test_a_close_follows_everything_that_was_committed(
     )
     for _ in range(30):
         ws.send_nowait(BIG)
-    closed = await start(nursery, ws.aclose)
-    assert not closed.is_set()
+    closed = await begin(nursery, ws.aclose)
+    assert not closed.is_over
     assert await peer.answer_close() == [Frame(BINARY, BIG)] * 30 + [close_frame(1000)]
-    await closed.wait()
+    await closed.result()
     assert ws.close_reason == CloseReason(1000, "")
 
 
@@ -238,7 +238,7 @@ async def test_the_answer_to_a_message_goes_out_before_the_answer_to_the_end_beh
                 while True:
                     await ws.send(await ws.receive())
 
-        await start(nursery, echo)
+        await begin(nursery, echo)
         await peer.send(Frame(TEXT, b"one"), Frame(TEXT, b"two"), Frame(PING, b"three"), last)
         frames = [await peer.receive() for _ in range(4)]
         assert None not in frames
@@ -290,11 +290,11 @@ async def test_the_first_close_wins_and_later_ones_join_it(
     ws, peer = await open_with_peer(nursery, role)
     await ws.send_close(4001, "first")
     await ws.send_close(4002, "second")
-    closed = await start(nursery, lambda: ws.aclose(4003, "third"))
+    closed = await begin(nursery, ws.aclose, 4003, "third")
     await peer.send(close_frame(4001))
     await peer.half_close()
     assert await peer.receive_all() == [close_frame(4001, "first")]
-    await closed.wait()
+    await closed.result()
 
 
 async def test_send_close_after_the_end_does_nothing(nursery: trio.Nursery) -> None:
@@ -368,12 +368,12 @@ async def test_aclose_drops_a_full_inbox_and_what_still_arrives(
     kind: str, role: Role, nursery: trio.Nursery
 ) -> None:
     ws, peer = await open_with_peer(nursery, role, await make_streams(kind), max_inbox_size=1000)
-    sent = await start(nursery, lambda: peer.send(*[Frame(BINARY, BIG)] * 100))
-    assert sent.is_set() is (kind == "memory")
-    closed = await start(nursery, ws.aclose)
-    await sent.wait()
+    sent = await begin(nursery, peer.send, *[Frame(BINARY, BIG)] * 100)
+    assert sent.is_over is (kind == "memory")
+    closed = await begin(nursery, ws.aclose)
+    await sent.result()
     assert await peer.answer_close() == [close_frame(1000)]
-    await closed.wait()
+    await closed.result()
     assert ws.close_reason == CloseReason(1000, "")
     assert ws.statistics().inbox_size == 0
 
@@ -400,10 +400,10 @@ async def test_aclose_when_the_peer_has_closed_already_only_waits(nursery: trio.
     ws, peer = await open_with_peer(nursery, Role.CLIENT)
     await peer.send(Frame(TEXT, b"never received"), close_frame(4000, "bye"))
     assert await peer.receive() == close_frame(4000)
-    closed = await start(nursery, lambda: ws.aclose(4001, "not heard"))
-    assert not closed.is_set()
+    closed = await begin(nursery, ws.aclose, 4001, "not heard")
+    assert not closed.is_over
     await peer.stream.aclose()
-    await closed.wait()
+    await closed.result()
     assert ws.close_reason == CloseReason(4000, "bye")
 
 
@@ -492,6 +492,39 @@ async def test_the_deadline_holds_while_the_reader_is_paused_by_a_full_inbox(
 
 @KINDS
 @ROLES
+async def test_a_violation_while_closing_does_not_extend_the_deadline(
+    kind: str, role: Role, autojump_clock: trio.testing.MockClock
+) -> None:
+    async with trio.open_nursery() as nursery:
+        ws, peer = await open_with_peer(
+            nursery, role, await make_streams(kind), timeouts=SEVEN_SECONDS
+        )
+        await ws.send_close()
+        await trio.sleep(5)
+        await peer.send(Frame(0x3, b""))
+        await ws.wait_closed()
+    assert trio.current_time() == pytest.approx(7)
+    await peer.stream.aclose()
+
+
+@KINDS
+@ROLES
+async def test_receivers_do_not_wait_for_the_peer_to_end_tcp(
+    kind: str, role: Role, autojump_clock: trio.testing.MockClock
+) -> None:
+    async with trio.open_nursery() as nursery:
+        ws, peer = await open_with_peer(nursery, role, await make_streams(kind))
+        receiving = await begin(nursery, receive_until_closed, ws)
+        await ws.send_close()
+        await peer.send(close_frame(1000, "bye"))
+        _, closed = await receiving.result()
+        assert trio.current_time() == 0
+        await peer.stream.aclose()
+    assert closed.received == CloseReason(1000, "bye")
+
+
+@KINDS
+@ROLES
 async def test_a_peer_that_reads_nothing_has_until_the_deadline(
     kind: str, role: Role, autojump_clock: trio.testing.MockClock
 ) -> None:
@@ -575,10 +608,10 @@ async def test_aclose_does_not_raise_whatever_the_peer_does(
         await peer.stream.aclose()
         await ws.aclose()
     else:
-        closed = await start(nursery, ws.aclose)
+        closed = await begin(nursery, ws.aclose)
         await peer.send(*MISCHIEF[mischief])
         await peer.stream.aclose()
-        await closed.wait()
+        await closed.result()
     assert ws.close_reason is not None
 
 
@@ -593,10 +626,10 @@ async def test_wait_closed_sees_the_close_behind_more_than_the_inbox_holds(
     ws, peer = await open_with_peer(nursery, role, await make_streams(kind), max_inbox_size=1000)
     nursery.start_soon(lambda: peer.send(*[Frame(BINARY, BIG)] * 50, close_frame(1000, "bye")))
     await trio.testing.wait_all_tasks_blocked()
-    closed = await start(nursery, ws.wait_closed)
+    closed = await begin(nursery, ws.wait_closed)
     assert await peer.receive() == close_frame(1000)
     await peer.stream.aclose()
-    await closed.wait()
+    await closed.result()
     assert ws.close_reason == CloseReason(1000, "bye")
     assert ws.statistics().inbox_size == 0
 
@@ -613,20 +646,13 @@ async def test_messages_arrive_again_after_the_last_wait_closed_is_cancelled(
     nursery: trio.Nursery,
 ) -> None:
     client, server = await websocket_pair(nursery)
-    scopes = [trio.CancelScope(), trio.CancelScope()]
-
-    async def wait_closed(scope: trio.CancelScope) -> None:
-        with scope:
-            await client.wait_closed()
-
-    for scope in scopes:
-        nursery.start_soon(wait_closed, scope)
-    for number, scope in enumerate(scopes):
+    waiting = [await begin(nursery, client.wait_closed) for _ in range(2)]
+    for call in waiting:
+        await server.send("discarded")
         await trio.testing.wait_all_tasks_blocked()
-        await server.send(f"discarded {number}")
+        call.cancel()
         await trio.testing.wait_all_tasks_blocked()
-        scope.cancel()
-    await trio.testing.wait_all_tasks_blocked()
+        assert call.was_cancelled
     await server.send("kept")
     assert await client.receive() == "kept"
     await client.aclose()
@@ -636,17 +662,12 @@ async def test_a_message_of_which_wait_closed_discarded_a_part_does_not_arrive_t
     nursery: trio.Nursery,
 ) -> None:
     ws, peer = await open_with_peer(nursery, Role.CLIENT)
-    scope = trio.CancelScope()
-
-    async def wait_closed() -> None:
-        with scope:
-            await ws.wait_closed()
-
-    waited = await start(nursery, wait_closed)
+    waiting = await begin(nursery, ws.wait_closed)
     await peer.send(Frame(TEXT, b"first half, ", fin=False))
     await trio.testing.wait_all_tasks_blocked()
-    scope.cancel()
-    await waited.wait()
+    waiting.cancel()
+    await trio.testing.wait_all_tasks_blocked()
+    assert waiting.was_cancelled
     await peer.send(Frame(CONTINUATION, b"second half"), Frame(TEXT, b"whole"))
     assert await ws.receive() == "whole"
     await peer.stream.aclose()
@@ -662,12 +683,12 @@ async def test_a_server_half_closes_and_discards_until_the_client_ends(
     ws, peer = await open_with_peer(nursery, Role.SERVER, await make_streams(kind))
     await peer.send(close_frame(1000))
     assert await peer.receive_all() == [close_frame(1000)]
-    closed = await start(nursery, ws.aclose)
+    closed = await begin(nursery, ws.aclose)
     for _ in range(50):
         await peer.send(Frame(BINARY, BIG))
-    assert not closed.is_set()
+    assert not closed.is_over
     await peer.stream.aclose()
-    await closed.wait()
+    await closed.result()
 
 
 @KINDS
@@ -675,12 +696,12 @@ async def test_a_client_waits_for_the_server_to_end_tcp(kind: str, nursery: trio
     ws, peer = await open_with_peer(nursery, Role.CLIENT, await make_streams(kind))
     await peer.send(close_frame(1000))
     assert await peer.receive() == close_frame(1000)
-    closed = await start(nursery, ws.aclose)
+    closed = await begin(nursery, ws.aclose)
     await peer.send(*[Frame(BINARY, BIG)] * 50)
-    assert not closed.is_set()
+    assert not closed.is_over
     await peer.half_close()
     assert await peer.receive() is None
-    await closed.wait()
+    await closed.result()
     await peer.stream.aclose()
 
 

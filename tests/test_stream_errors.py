@@ -9,6 +9,7 @@ from typing import NamedTuple, Unpack
 import pytest
 import trio
 import trio.testing
+from background import begin
 from raw_peer import (
     BINARY,
     CLOSE,
@@ -24,7 +25,6 @@ from raw_peer import (
     open_with_peer,
     receive_until_closed,
     reset,
-    start,
     tcp_pair,
 )
 
@@ -191,9 +191,9 @@ async def test_iteration_ends_silently_only_if_the_connection_was_closed_in_orde
         else:
             assert ending.in_order
 
-    iterated = await start(nursery, iterate)
+    iterated = await begin(nursery, iterate)
     await end(peer, ending, Frame(TEXT, b"one"), Frame(TEXT, b"two"))
-    await iterated.wait()
+    await iterated.result()
     assert messages == ["one", "two"]
     await iterate()
 
@@ -209,7 +209,7 @@ async def test_every_error_is_an_exception_of_its_own(nursery: trio.Nursery) -> 
         pending.append(info.value)
 
     for _ in range(3):
-        await start(nursery, receive)
+        await begin(nursery, receive)
     await peer.send(close_frame(1000))
     await trio.testing.wait_all_tasks_blocked()
     for _ in range(3):
@@ -404,6 +404,23 @@ async def test_a_large_frame_of_which_a_part_has_left_is_ended_before_the_close(
     assert close.payload[:2] == (1002).to_bytes(2, "big")
     await peer.stream.aclose()
     await ws.wait_closed()
+
+
+@KINDS
+@ROLES
+async def test_a_flush_does_not_wait_for_what_a_failure_has_dropped(
+    kind: str, role: Role, autojump_clock: trio.testing.MockClock
+) -> None:
+    async with trio.open_nursery() as nursery:
+        ws, peer, _ = await open_stalled(nursery, role, kind, timeouts=SEVEN_SECONDS)
+        ws.send_nowait(bytes(10_000_000))
+        flushing = await begin(nursery, ws.flush)
+        await peer.send(Frame(0x3, b""))
+        with pytest.raises(ConnectionClosedError) as info:
+            await flushing.result()
+        assert trio.current_time() == 0
+        assert info.value.code == 1002
+    await peer.stream.aclose()
 
 
 @KINDS
@@ -643,10 +660,10 @@ async def test_a_control_callback_that_raises_when_both_have_closed_changes_noth
     role: Role, nursery: trio.Nursery, caplog: pytest.LogCaptureFixture
 ) -> None:
     ws, peer = await open_with_peer(nursery, role, control_callback=explode_on(CLOSE))
-    received = await start(nursery, lambda: receive_until_closed(ws))
+    received = await begin(nursery, receive_until_closed, ws)
     await ws.send_close()
     await peer.send(close_frame(1000, "bye"))
-    await received.wait()
+    await received.result()
     assert ws.close_reason == CloseReason(1000, "bye")
     assert [record.levelno for record in caplog.records] == [logging.ERROR]
     await peer.stream.aclose()

@@ -8,6 +8,7 @@ import socket
 import ssl
 import weakref
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from typing import Unpack
 
 import pytest
@@ -278,13 +279,18 @@ async def test_tls_a_blocked_writer_does_not_hold_up_the_close(
     async with trio.open_nursery() as nursery:
         ours, theirs = await make_streams("memory")
         below = FaultyStream(ours)
-        ws, _, _ = await tls.open(
-            nursery, role, (below, theirs), strict=strict, timeouts=SEVEN_SECONDS
+        ws, _, their_tls = await tls.open(
+            nursery,
+            role,
+            (below, theirs),
+            strict=strict,
+            strict_peer=True,
+            timeouts=SEVEN_SECONDS,
         )
         below.stall(receive=False)
         ws.send_nowait(bytes(1_000_000))
         await trio.testing.wait_all_tasks_blocked()
-        await theirs.send_eof()  # type: ignore[attr-defined]  # memory has it
+        await their_tls.aclose()
         await ws.wait_closed()
         assert trio.current_time() == 0
     assert ws.close_reason == CloseReason(1006, "")
@@ -318,9 +324,11 @@ class BadCloser(FaultyStream):
     error: Exception | None = None
 
     async def aclose(self) -> None:
-        await super().aclose()
-        if self.error is not None:
-            raise self.error
+        try:
+            await super().aclose()
+        finally:
+            if self.error is not None:
+                raise self.error
         await trio.sleep_forever()
 
 
@@ -371,6 +379,30 @@ async def test_terminal_cancellation_does_not_wait_for_a_transport_whose_aclose_
     assert ws.close_reason == CloseReason(1000 if closing else 1006, "")
     with pytest.raises(trio.ClosedResourceError):
         await ours.receive_some()
+
+
+class Unaware(FaultyStream):
+    """Whoever receives from it does not hear of its end."""
+
+    async def receive_some(self, max_bytes: int | None = None) -> bytes | bytearray:
+        data: bytes | bytearray = b""
+        with suppress(trio.ClosedResourceError):
+            data = await super().receive_some(max_bytes)
+        if not data:
+            await trio.sleep_forever()
+        return data
+
+
+@ROLES
+async def test_a_cancelled_aclose_frees_all_tasks_though_the_transport_does_not_wake_the_reader(
+    role: Role, nursery: trio.Nursery
+) -> None:
+    ours, theirs = await make_streams("memory")
+    ws, _ = await open_with_peer(nursery, role, (Unaware(ours), theirs))
+    other = await begin(nursery, ws.aclose)
+    with trio.move_on_after(0):
+        await ws.aclose()
+    await other.result()
 
 
 class PlainStream(trio.abc.Stream):

@@ -933,7 +933,6 @@ class WebSocketStream(trio.abc.Channel[str | bytes]):
         """The transport has ended before the Close frames were exchanged."""
         self._cause = cause
         self._protocol.end()
-        self._settle()
         self._begin_close_deadline()
 
     async def _linger(self) -> None:
