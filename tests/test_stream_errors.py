@@ -667,3 +667,19 @@ async def test_a_control_callback_that_raises_when_both_have_closed_changes_noth
     assert ws.close_reason == CloseReason(1000, "bye")
     assert [record.levelno for record in caplog.records] == [logging.ERROR]
     await peer.stream.aclose()
+
+
+async def test_the_text_of_an_error_says_which_close_frames_are_missing(
+    nursery: trio.Nursery,
+) -> None:
+    ws, peer = await open_with_peer(nursery, Role.CLIENT)
+    await peer.stream.aclose()
+    with pytest.raises(ConnectionClosedError) as caught:
+        await ws.receive()
+    assert str(caught.value).endswith("closed: 1006, and no Close frame was exchanged")
+    ws, peer = await open_with_peer(nursery, Role.CLIENT)
+    await ws.send_close()
+    await peer.stream.aclose()
+    with pytest.raises(ConnectionClosedError) as caught:
+        await ws.receive()
+    assert str(caught.value).endswith("closed: 1006, and the peer sent no Close frame")

@@ -753,8 +753,7 @@ class WebSocketStream(trio.abc.Channel[str | bytes]):
                 await self._read_once()
             except Exception as fault:
                 logger.exception("internal error in %r", self)
-                if self._protocol.state in RECEIVING:
-                    self._fail(CloseCode.INTERNAL_ERROR, "internal error", fault)
+                self._fail(CloseCode.INTERNAL_ERROR, "internal error", fault)
 
     async def _read_once(self) -> None:
         protocol = self._protocol
