@@ -132,16 +132,17 @@ async def call_in_cancelled_scope(function: Callable[[], Awaitable[object]]) -> 
 # Any call
 
 
-@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize("name", [*METHODS, "wait_closed"])
 @ROLES
 async def test_a_call_in_a_scope_that_is_cancelled_already_has_no_effect(
     role: Role, name: str, nursery: trio.Nursery
 ) -> None:
     """Though it need not wait."""
+    method = METHODS.get(name, WebSocketStream.wait_closed)
     ws, peer = await open_with_peer(nursery, role)
     await peer.send(Frame(TEXT, b"hello"))
     await trio.testing.wait_all_tasks_blocked()
-    await call_in_cancelled_scope(lambda: METHODS[name](ws))
+    await call_in_cancelled_scope(partial(method, ws))
     assert ws.is_open
     assert await ws.receive() == "hello"
     await ws.send("whole")

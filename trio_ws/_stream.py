@@ -643,6 +643,7 @@ class WebSocketStream(trio.abc.Channel[str | bytes]):
 
         Cancellation is total, but what was discarded is gone.
         """
+        await self._checkpoint(0)
         self._discarders += 1
         self._discard_messages()
         self._wake_reader_if_room()
