@@ -433,6 +433,7 @@ async def test_a_reader_that_finds_tls_broken_by_the_same_cancellation_was_cance
     stream = BreaksWhenWoken(left)
     async with trio.open_nursery() as inner:
         client, server = await websocket_pair(inner, (stream, right))
+        await trio.testing.wait_all_tasks_blocked()
         stream.armed = True
         await server.send("let the reader go round")
         await client.receive()
