@@ -16,7 +16,7 @@ import trio.testing
 from sweeping import KINDS, Book, Contexts, is_closed, nothing_left, open_subject, record
 
 from trio_ws._protocol import Role
-from trio_ws.testing import CancelProbe, cancel_at_every_point, set_budget
+from trio_ws.testing import CancelProbe, cancel_every_step, set_budget
 
 ROLES = pytest.mark.parametrize("role", list(Role), ids=lambda role: role.value)
 
@@ -162,7 +162,7 @@ def test_a_call_that_is_cancelled_anywhere_has_no_effect(
     scenario = functools.partial(total, CALLS[call], role, kind, contexts)
     result = record(
         f"{call} {role.value} {kind}",
-        lambda: cancel_at_every_point(scenario, autojump_threshold=threshold(kind)),
+        lambda: cancel_every_step(scenario, autojump_threshold=threshold(kind)),
     )
     assert result.effective > 1
 
@@ -175,6 +175,6 @@ def test_a_call_that_is_cancelled_between_any_two_steps_of_others_has_no_effect(
     scenario = functools.partial(total, CALLS[call], role, kind, contexts)
     result = record(
         f"{call} {role.value} {kind} every task",
-        lambda: cancel_at_every_point(scenario, every_task=True),
+        lambda: cancel_every_step(scenario, every_task=True),
     )
     assert result.effective > 1

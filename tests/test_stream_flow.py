@@ -20,7 +20,7 @@ from transports import fill, open_streams
 
 from trio_ws import WebSocketStream, broadcast
 from trio_ws._protocol import Role
-from trio_ws.testing import cancel_every_step, set_budget, websocket_pair
+from trio_ws.testing import CancelProbe, cancel_every_step, set_budget, websocket_pair
 
 ROLES = pytest.mark.parametrize("role", list(Role), ids=lambda role: role.value)
 KIB = 1024
@@ -431,20 +431,20 @@ async def test_every_call_on_a_closed_stream_can_be_cancelled_too(
     assert scope.cancelled_caught
 
 
-async def test_a_call_that_yields_because_the_budget_is_spent_has_not_committed_yet(
-    nursery: trio.Nursery,
-) -> None:
-    client, server = await websocket_pair(nursery)
-    set_budget(1)
-    sent = []
-    for number, cancelled_call in enumerate(cancel_every_step()):
-        await cancelled_call(client.send, str(number))
-        if not cancelled_call.was_cancelled:
-            sent.append(str(number))
-    assert cancelled_call.ticks > 0
-    assert [await server.receive() for _ in sent] == sent
-    with pytest.raises(trio.WouldBlock):
-        server.receive_nowait()
+async def send_with_no_budget(probe: CancelProbe) -> None:
+    async with trio.open_nursery() as nursery:
+        client, server = await websocket_pair(nursery)
+        set_budget(1)
+        with probe.scope:
+            await client.send("perhaps")
+        await client.send("end")
+        expected = ["end"] if probe.cancelled else ["perhaps", "end"]
+        assert [await server.receive() for _ in expected] == expected
+        nursery.cancel_scope.cancel()
+
+
+def test_a_call_that_yields_because_the_budget_is_spent_has_not_committed_yet() -> None:
+    assert cancel_every_step(send_with_no_budget).effective > 1
 
 
 async def open_many(nursery: trio.Nursery, count: int) -> list[WebSocketStream]:

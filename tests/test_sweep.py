@@ -11,7 +11,7 @@ from trio_ws.testing import (
     Fault,
     FaultProbe,
     FaultyStream,
-    cancel_at_every_point,
+    cancel_every_step,
     fail_every_operation,
 )
 
@@ -35,7 +35,7 @@ def test_a_call_is_cancelled_on_entry_after_each_step_and_before_the_next() -> N
         assert probe.cancelled is (steps < 2)
         progress.append(steps)
 
-    result = cancel_at_every_point(scenario)
+    result = cancel_every_step(scenario)
     # On entry, before and after each step; woken by the event it is not cancelled any more.
     assert progress[0] == progress[1] == 1
     assert progress[-2:] == [2, 2]
@@ -70,7 +70,7 @@ def test_a_call_that_has_been_handed_its_result_is_cancelled_before_it_takes_it(
             outcomes.add((woken, bool(result)))
         assert probe.cancelled is not bool(result)
 
-    cancel_at_every_point(scenario)
+    cancel_every_step(scenario)
     assert outcomes == {(False, False), (True, True)}
 
 
@@ -87,8 +87,8 @@ def test_with_every_task_the_steps_of_helpers_are_points_too() -> None:
             await trio.lowlevel.checkpoint()
         event.set()
 
-    assert cancel_at_every_point(scenario).runs < 10
-    assert cancel_at_every_point(scenario, every_task=True).runs > 50
+    assert cancel_every_step(scenario).runs < 10
+    assert cancel_every_step(scenario, every_task=True).runs > 50
 
 
 def test_an_exception_says_at_which_point_it_came() -> None:
@@ -98,7 +98,7 @@ def test_an_exception_says_at_which_point_it_came() -> None:
         assert not (probe.cancelled and probe.point == 2)
 
     with pytest.raises(AssertionError) as caught:
-        cancel_at_every_point(scenario)
+        cancel_every_step(scenario)
     assert "point=2" in caught.value.__notes__[0]
 
 
@@ -110,7 +110,7 @@ def test_a_run_that_hangs_is_ended_on_its_clock_and_named() -> None:
             await trio.sleep_forever()
 
     with pytest.raises(trio.TooSlowError, match="60 s") as caught:
-        cancel_at_every_point(scenario, seconds=60)
+        cancel_every_step(scenario, seconds=60)
     assert "point=1" in caught.value.__notes__[0]
 
 
@@ -122,7 +122,7 @@ def test_a_run_that_goes_round_in_circles_is_ended_and_named() -> None:
             await trio.lowlevel.checkpoint()
 
     with pytest.raises(trio.TooSlowError, match="1000 steps") as caught:
-        cancel_at_every_point(scenario, max_steps=1000)
+        cancel_every_step(scenario, max_steps=1000)
     assert "point=0" in caught.value.__notes__[0]
 
 
@@ -137,7 +137,7 @@ def test_a_scenario_that_does_not_enter_the_scope_once_is_a_mistake() -> None:
 
     for scenario in (never, twice):
         with pytest.raises(RuntimeError, match=r"probe\.scope"):
-            cancel_at_every_point(scenario)
+            cancel_every_step(scenario)
 
 
 # Failing

@@ -30,7 +30,7 @@ from trio_ws.testing import (
     CancelProbe,
     FaultyStream,
     SweepResult,
-    cancel_at_every_point,
+    cancel_every_step,
     set_budget,
     websocket_pair,
 )
@@ -50,9 +50,7 @@ def sweep(
     threshold = 1.0 if "tcp" in name else 0.0
     return record(
         name,
-        lambda: cancel_at_every_point(
-            scenario, every_task=every_task, autojump_threshold=threshold
-        ),
+        lambda: cancel_every_step(scenario, every_task=every_task, autojump_threshold=threshold),
     )
 
 

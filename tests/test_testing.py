@@ -1,4 +1,4 @@
-"""``trio_ws.testing``: connected pairs, cancelling at every step, a faulty transport."""
+"""``trio_ws.testing``: connected pairs, the budget, a faulty transport."""
 
 from __future__ import annotations
 
@@ -15,7 +15,6 @@ from trio_ws import HandshakeError, Timeouts, WebSocketStream
 from trio_ws.testing import (
     NO_TIMEOUTS,
     FaultyStream,
-    cancel_every_step,
     set_budget,
     websocket_pair,
 )
@@ -122,91 +121,6 @@ async def test_with_a_budget_of_1_every_call_lets_others_run(nursery: trio.Nurse
 def test_a_budget_below_1_is_a_value_error() -> None:
     with pytest.raises(ValueError, match="budget=0"):
         set_budget(0)
-
-
-# Cancelling at every step
-
-
-async def test_a_call_is_cancelled_at_each_of_its_steps_and_at_last_not_at_all() -> None:
-    steps_taken = []
-    for cancelled_call in cancel_every_step():
-        steps = 0
-
-        async def take_three_steps() -> str:
-            nonlocal steps
-            for _ in range(3):
-                await trio.lowlevel.checkpoint()
-                steps += 1
-            return "done"
-
-        result = await cancelled_call(take_three_steps)
-        steps_taken.append(steps)
-        assert result == (None if cancelled_call.was_cancelled else "done")
-    assert sorted(set(steps_taken)) == [0, 1, 2, 3]
-    assert steps_taken == sorted(steps_taken)
-    assert not cancelled_call.was_cancelled
-
-
-async def test_the_first_call_is_cancelled_before_it_begins() -> None:
-    call = next(cancel_every_step())
-    assert call.ticks == 0
-    assert call.was_cancelled is None
-    await call(trio.lowlevel.checkpoint)
-    assert call.was_cancelled
-
-
-async def test_a_call_that_waits_is_cancelled_while_it_waits(
-    autojump_clock: trio.testing.MockClock,
-) -> None:
-    slept = []
-    for cancelled_call in cancel_every_step():
-        start = trio.current_time()
-        await cancelled_call(trio.sleep, 1)
-        slept.append(trio.current_time() - start)
-    assert slept.count(0) >= 2
-    assert slept[-1] == 1
-    assert not cancelled_call.was_cancelled
-
-
-async def test_a_call_gets_its_arguments_and_runs_in_the_task_of_the_test() -> None:
-    async def current_task(one: int, two: str) -> trio.lowlevel.Task:
-        assert (one, two) == (1, "2")
-        await trio.lowlevel.checkpoint_if_cancelled()
-        return trio.lowlevel.current_task()
-
-    for cancelled_call in cancel_every_step():
-        task = await cancelled_call(current_task, 1, "2")
-        assert cancelled_call.was_cancelled or task is trio.lowlevel.current_task()
-
-
-async def test_what_a_call_raises_comes_out_as_it_is() -> None:
-    async def fail() -> None:
-        with trio.CancelScope(shield=True):
-            await trio.lowlevel.checkpoint()
-        raise LookupError("of the call")
-
-    call = next(cancel_every_step())
-    with pytest.raises(LookupError, match="of the call"):
-        await call(fail)
-    assert call.was_cancelled is False
-
-
-async def test_a_cancellation_from_outside_is_not_taken_for_the_calls_own() -> None:
-    rounds = cancel_every_step()
-    await next(rounds)(trio.lowlevel.checkpoint)
-    call = next(rounds)
-    with trio.CancelScope() as scope:
-        scope.cancel()
-        await call(trio.sleep_forever)
-    assert scope.cancelled_caught
-    assert call.was_cancelled is False
-
-
-def test_a_round_that_calls_nothing_is_a_mistake() -> None:
-    rounds = cancel_every_step()
-    next(rounds)
-    with pytest.raises(RuntimeError, match="has not called"):
-        next(rounds)
 
 
 # The faulty transport

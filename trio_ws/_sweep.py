@@ -49,7 +49,7 @@ class SweepResult:
 
 
 class CancelProbe:
-    """What :func:`cancel_at_every_point` gives to each run of its scenario.
+    """What :func:`cancel_every_step` gives to each run of its scenario.
 
     :ivar point: at which point this run cancels; 0 is before the first step.
     :ivar scope: a context manager to put around the call under test, once. It is a cancel scope
@@ -135,7 +135,7 @@ class _ProbedScope:
         return suppressed
 
 
-def cancel_at_every_point(
+def cancel_every_step(
     scenario: Callable[[CancelProbe], Awaitable[object]],
     *,
     every_task: bool = False,
@@ -187,7 +187,7 @@ def cancel_at_every_point(
                 nursery.cancel_scope.cancel()
 
         def test_a_cancelled_send_was_not_sent():
-            trio_ws.testing.cancel_at_every_point(send_and_be_cancelled)
+            trio_ws.testing.cancel_every_step(send_and_be_cancelled)
     """
     limits = _Limits(seconds, max_steps, autojump_threshold)
     sweep = _Sweep()
@@ -280,7 +280,7 @@ def fail_every_operation(
         a :class:`FaultyStream`, calls ``probe.arm`` with it when its operations are to count, and
         asserts what has to hold; ``probe.failed`` says whether the transport has failed by now.
     :param fault: in what way it fails. After a :attr:`Fault.STALL` nothing ends but by a deadline.
-    :param seconds: as for :func:`cancel_at_every_point`; so *max_steps*, *autojump_threshold*.
+    :param seconds: as for :func:`cancel_every_step`; so *max_steps*, *autojump_threshold*.
     :returns: how much has been run.
     :raises trio.TooSlowError: a run took longer than *seconds* or *max_steps*.
     :raises RuntimeError: a run ended and has armed no stream.

@@ -1,9 +1,9 @@
 """For tests of what is built on trio_ws, without sockets and without waiting.
 
 :func:`websocket_pair` connects a client and a server in one process, :class:`FaultyStream` is a
-transport that misbehaves when told to. :func:`cancel_every_step` cancels a call in every tick of a
-test; :func:`cancel_at_every_point` runs a scenario again and again, each time in a Trio run of its
-own, and cancels it between any two steps; :func:`fail_every_operation` does the same with faults.
+transport that misbehaves when told to. :func:`cancel_every_step` runs a scenario again and again,
+each time in a Trio run of its own, and cancels it ever later, between any two steps;
+:func:`fail_every_operation` does the same with a transport that fails.
 
 .. example: tests
 
@@ -22,8 +22,7 @@ own, and cancels it between any two steps; :func:`fail_every_operation` does the
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Iterator
-from typing import TypeVar, TypeVarTuple, Unpack
+from typing import Unpack
 
 import trio
 import trio.testing
@@ -38,7 +37,7 @@ from ._sweep import (
     Fault,
     FaultProbe,
     SweepResult,
-    cancel_at_every_point,
+    cancel_every_step,
     fail_every_operation,
 )
 from ._ticker import current_ticker
@@ -46,20 +45,15 @@ from ._ticker import current_ticker
 __all__ = [
     "NO_TIMEOUTS",
     "CancelProbe",
-    "CancelledCall",
     "Fault",
     "FaultProbe",
     "FaultyStream",
     "SweepResult",
-    "cancel_at_every_point",
     "cancel_every_step",
     "fail_every_operation",
     "set_budget",
     "websocket_pair",
 ]
-
-T = TypeVar("T")
-Ts = TypeVarTuple("Ts")
 
 NO_TIMEOUTS = Timeouts(handshake=None, idle=None, keep_alive_pings=False)
 """No limit and no ping, so that nothing but the test itself makes an autojump clock jump."""
@@ -127,88 +121,3 @@ def set_budget(budget: int) -> None:
     if budget < 1:
         raise ValueError(f"budget={budget}: give 1 or more")
     current_ticker().set_budget(budget)
-
-
-def cancel_every_step() -> Iterator[CancelledCall]:
-    """Rounds of a test in which one call is cancelled ever later, until it ends first.
-
-    In the first round the call is cancelled before it begins, in the next one after one scheduler
-    tick, then after two, and so on. So what has to hold wherever a call is cancelled is shown for
-    every place, but for the order in which other tasks run in a tick, which is chance.
-
-    :returns: an iterator of :class:`CancelledCall`, one for each round.
-    :raises RuntimeError: a round has ended, and its :class:`CancelledCall` was not called.
-
-    The call must end by itself, or there is no last round.
-
-    .. example: tests
-
-    .. code-block:: python
-
-        async def test_a_cancelled_receive_loses_nothing():
-            for cancelled_call in trio_ws.testing.cancel_every_step():
-                async with trio.open_nursery() as nursery:
-                    client, server = await trio_ws.testing.websocket_pair(nursery)
-                    await client.send("hello")
-                    message = await cancelled_call(server.receive)
-                    if cancelled_call.was_cancelled:
-                        message = await server.receive()
-                    assert message == "hello"
-                    nursery.cancel_scope.cancel()
-    """
-    ticks = 0
-    was_cancelled: bool | None = True
-    while was_cancelled:
-        call = CancelledCall(ticks)
-        yield call
-        was_cancelled = call.was_cancelled
-        if was_cancelled is None:
-            raise RuntimeError("this round has not called what it was to cancel")
-        ticks += 1
-
-
-class CancelledCall:
-    """One round of :func:`cancel_every_step`: calls a function, and cancels the call.
-
-    :ivar ticks: scheduler ticks between the beginning of the call and its cancellation.
-    :ivar was_cancelled: whether the call was cancelled; None before it has ended.
-    """
-
-    def __init__(self, ticks: int) -> None:
-        self.ticks = ticks
-        self.was_cancelled: bool | None = None
-
-    async def __call__(self, function: Callable[[*Ts], Awaitable[T]], *args: *Ts) -> T | None:
-        """Call *function* in this task, and cancel it when its time has come.
-
-        :param function: an async function; what follows are its arguments.
-        :returns: what *function* returned, or None if it was cancelled.
-
-        What *function* raises comes out.
-        """
-        self.was_cancelled = False
-        with trio.CancelScope() as scope:
-            canceller = _Canceller(scope, self.ticks)
-            trio.lowlevel.add_instrument(canceller)
-            try:
-                return await function(*args)
-            finally:
-                trio.lowlevel.remove_instrument(canceller)
-        self.was_cancelled = True
-        return None
-
-
-class _Canceller(trio.abc.Instrument):
-    """Cancels a scope between two ticks, when no task runs."""
-
-    def __init__(self, scope: trio.CancelScope, ticks: int) -> None:
-        self._scope = scope
-        self._ticks_left = ticks
-        if ticks == 0:
-            scope.cancel()
-
-    def after_io_wait(self, timeout: float) -> None:
-        """A tick has ended."""
-        self._ticks_left -= 1
-        if self._ticks_left == 0:
-            self._scope.cancel()
