@@ -11,11 +11,13 @@ from ._errors import (
     HandshakeTimeout,
 )
 from ._frames import CloseCode, CloseReason, Opcode
-from ._handshake import HandshakeError, Request, Response, is_upgrade
+from ._handshake import HandshakeError
+from ._http import Request, Response
 from ._options import StreamKeywords, StreamOptions, Timeouts
 from ._protocol import MessageTooBig, ProtocolError
 from ._server import WebSocketServer, serve_websocket, wrap_server_stream
 from ._stream import StreamStatistics, WebSocketStream
+from ._upgrade import is_upgrade
 
 __all__ = [
     "CloseCode",

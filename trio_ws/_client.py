@@ -12,7 +12,8 @@ from typing import Final, NoReturn, TypeAlias, Unpack
 import trio
 from trio.lowlevel import enable_ki_protection
 
-from ._handshake import ClientHandshake, HeadersInput, Response
+from ._handshake import ClientHandshake
+from ._http import HeadersInput, Response
 from ._opening import (
     GONE,
     StreamOwner,

@@ -17,7 +17,8 @@ from trio.lowlevel import enable_ki_protection
 
 from ._errors import ConnectionClosed
 from ._frames import pack_close
-from ._handshake import HandshakeError, HeadersInput, Request, Response, ServerHandshake
+from ._handshake import HandshakeError, ServerHandshake
+from ._http import HeadersInput, Request, Response
 from ._opening import (
     GONE,
     StreamOwner,

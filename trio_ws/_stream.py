@@ -43,7 +43,7 @@ from ._frames import (
     pack_close,
     validate_utf8,
 )
-from ._handshake import Request, Response
+from ._http import Request, Response
 from ._inbox import Inbox
 from ._options import StreamKeywords, StreamOptions
 from ._outbox import Outbox
