@@ -860,7 +860,7 @@ async def test_a_stream_that_fails_in_its_own_way_is_an_error_of_its_connection_
     assert await receive_to_eof(peer.stream) == b""
     await (await running.listener.open()).stream.aclose()
     (line,) = log(logging.ERROR)
-    assert line == "a client: the opening handshake failed"
+    assert line == "a client: the connection failed"
 
 
 # Handlers
@@ -941,6 +941,35 @@ async def test_a_handler_that_raises_is_logged_and_disturbs_nobody(
     assert record.name == "trio_ws"
     assert record.exc_info is not None
     assert record.exc_info[1] is error
+
+
+async def test_what_a_handler_raises_is_in_the_log_before_the_connection_is_closed(
+    nursery: trio.Nursery, log: Log
+) -> None:
+    async def handler(ws: trio_ws.WebSocketStream) -> None:
+        raise ValueError("mine")
+
+    running = await run_server(nursery, handler)
+    peer = await running.listener.open()
+    await trio.testing.wait_all_tasks_blocked()
+    assert len(running.server.connections) == 1
+    assert log(logging.ERROR) == ["a client: the handler raised"]
+    assert await peer.receive() == close_frame(1011)
+    await peer.stream.aclose()
+
+
+async def test_something_else_that_is_closed_is_an_error(nursery: trio.Nursery, log: Log) -> None:
+    async def handler(ws: trio_ws.WebSocketStream) -> None:
+        closed, _ = trio.testing.memory_stream_pair()
+        await closed.aclose()
+        await closed.receive_some()
+
+    running = await run_server(nursery, handler)
+    peer = await running.listener.open()
+    assert await peer.receive() == close_frame(1011)
+    await peer.stream.aclose()
+    await running.server.shutdown()
+    assert log(logging.ERROR) == ["a client: the handler raised"]
 
 
 async def receive_twice(ws: trio_ws.WebSocketStream) -> None:

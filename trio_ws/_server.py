@@ -144,10 +144,10 @@ async def serve_websocket(
 
         server = await nursery.start(trio_ws.serve_websocket, echo, 8000)
 
-    Handlers are isolated from each other. What one raises is logged, to the logger ``trio_ws``, and
-    closes its connection with 1011. The :class:`ConnectionClosed` of its own stream, bare or in
-    groups with nothing else, is no error but the usual end. Cancelled, KeyboardInterrupt and
-    SystemExit pass.
+    Handlers are isolated from each other. What one raises is logged at once, to the logger
+    ``trio_ws``, and closes its connection with 1011. The :class:`ConnectionClosed` of its own
+    stream, bare or in groups with nothing else, is no error but the usual end. Cancelled,
+    KeyboardInterrupt and SystemExit pass.
 
     :param handler: an async callable that is given the :class:`WebSocketStream`.
     :param port: the TCP port to listen on; 0 lets the system choose one that is free for every
@@ -457,16 +457,15 @@ class WebSocketServer:
         try:
             async with closing_on_failure(stream):
                 ws = await self._open(stream)
+            logger.debug("%s: opened", peer)
+            await self._handle(ws, peer)
+            logger.debug("%s: closed: %s", peer, ws.close_reason)
         except HandshakeError as error:
             refused = error.response is not None and error.response.status >= 400
             level = logging.INFO if refused else logging.DEBUG
             logger.log(level, "%s: no WebSocket was opened: %s", peer, error)
         except Exception:
-            logger.exception("%s: the opening handshake failed", peer)
-        else:
-            logger.debug("%s: opened", peer)
-            await self._handle(ws, peer)
-            logger.debug("%s: closed: %s", peer, ws.close_reason)
+            logger.exception("%s: the connection failed", peer)
 
     async def _open(self, stream: trio.abc.Stream) -> WebSocketStream:
         waiting = trio.CancelScope()
@@ -479,24 +478,25 @@ class WebSocketServer:
             self._handshakes.remove(waiting)
 
     async def _handle(self, ws: WebSocketStream, peer: str) -> None:
-        """Run the handler, and close; whatever it raises that is an Exception is only logged."""
+        """Run the handler, and close. Whatever it raises that is an Exception is only logged."""
         self._connections.add(ws)
         try:
             async with StreamOwner(ws):
-                await self._call_handler(ws)
-        except Exception as error:
-            _log_failure(error, ws, peer)
+                await self._call_handler(ws, peer)
+        except _HandlerFailed:
+            pass
         except BaseExceptionGroup as group:
-            failures, others = group.split(Exception)
-            if failures is None:
-                raise
-            _log_failure(failures, ws, peer)
+            _, others = group.split(Exception)
             assert others is not None
             raise others from group.__cause__
         finally:
             self._connections.remove(ws)
 
-    async def _call_handler(self, ws: WebSocketStream) -> None:
+    async def _call_handler(self, ws: WebSocketStream, peer: str) -> None:
+        """Log what the handler raises when it does: closing may take a while.
+
+        :raises _HandlerFailed: it has raised an Exception, and that was logged.
+        """
         if self._goodbye is not None:
             await ws.aclose(*self._goodbye)
             return
@@ -504,7 +504,17 @@ class WebSocketServer:
             await call_unprotected(self._handler, ws)
         except Exception as error:
             if not _is_own_end(error, ws):
-                raise
+                _log_failure(error, peer)
+                raise _HandlerFailed from error
+        except BaseExceptionGroup as group:
+            failures, _ = group.split(Exception)
+            if failures is not None and not _is_own_end(failures, ws):
+                _log_failure(failures, peer)
+            raise
+
+
+class _HandlerFailed(Exception):
+    """A handler has raised, and what it raised is in the log."""
 
 
 def _is_own_end(error: BaseException, ws: WebSocketStream) -> bool:
@@ -517,9 +527,8 @@ def _is_own_end(error: BaseException, ws: WebSocketStream) -> bool:
     return isinstance(error, ConnectionClosed) and error.stream is ws
 
 
-def _log_failure(error: BaseException, ws: WebSocketStream, peer: str) -> None:
-    if not _is_own_end(error, ws):
-        logger.error("%s: the handler raised", peer, exc_info=error)
+def _log_failure(error: BaseException, peer: str) -> None:
+    logger.error("%s: the handler raised", peer, exc_info=error)
 
 
 def _port_of(listener: trio.abc.Listener[trio.abc.Stream]) -> int | None:
