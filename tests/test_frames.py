@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from twins import EACH_TWIN, Twin
 
 from trio_ws._frames import (
     FIN,
@@ -147,45 +148,81 @@ def masked_bytewise(payload: Buffer, key: bytes, offset: int) -> bytes:
     return bytes(octet ^ key[(index + offset) % 4] for index, octet in enumerate(payload))
 
 
+@EACH_TWIN
 @pytest.mark.parametrize("offset", [0, 1, 2, 3, 4, 7, 16383, 2**63 - 1])
 @pytest.mark.parametrize(
     "length", [*range(10), 127, 128, 16383, 16384, 16385, 16387, 32768, 32769, 70001]
 )
-def test_masking_is_the_xor_of_section_5_3(length: int, offset: int) -> None:
+def test_masking_is_the_xor_of_section_5_3(twin: Twin, length: int, offset: int) -> None:
     payload = os.urandom(length)
     key = os.urandom(4)
-    assert apply_mask(payload, key, offset) == masked_bytewise(payload, key, offset)
+    assert twin.apply_mask(payload, key, offset) == masked_bytewise(payload, key, offset)
 
 
+@EACH_TWIN
 @given(st.binary(max_size=100), st.binary(min_size=4, max_size=4), st.integers(0, 100))
-def test_masking_twice_gives_the_payload_back(payload: bytes, key: bytes, offset: int) -> None:
-    masked = apply_mask(payload, key, offset)
+def test_masking_twice_gives_the_payload_back(
+    twin: Twin, payload: bytes, key: bytes, offset: int
+) -> None:
+    masked = twin.apply_mask(payload, key, offset)
     assert masked == masked_bytewise(payload, key, offset)
-    assert apply_mask(masked, key, offset) == payload
+    assert twin.apply_mask(masked, key, offset) == payload
 
 
+@EACH_TWIN
 @given(st.binary(max_size=50), st.data())
-def test_a_frame_may_be_masked_in_pieces(payload: bytes, data: st.DataObject) -> None:
+def test_a_frame_may_be_masked_in_pieces(twin: Twin, payload: bytes, data: st.DataObject) -> None:
     cut = data.draw(st.integers(0, len(payload)))
-    pieces = apply_mask(payload[:cut], KEY), apply_mask(payload[cut:], KEY, cut)
-    assert b"".join(pieces) == apply_mask(payload, KEY)
+    pieces = twin.apply_mask(payload[:cut], KEY), twin.apply_mask(payload[cut:], KEY, cut)
+    assert b"".join(pieces) == twin.apply_mask(payload, KEY)
 
 
+@EACH_TWIN
 @BUFFERS
 @pytest.mark.parametrize("length", [0, 5, 16384, 40000])
-def test_masking_takes_any_buffer_and_returns_bytes(length: int, buffer: MakeBuffer) -> None:
+def test_masking_takes_any_buffer_and_returns_bytes(
+    twin: Twin, length: int, buffer: MakeBuffer
+) -> None:
     payload = os.urandom(length)
-    masked = apply_mask(buffer(payload), KEY)
+    masked = twin.apply_mask(buffer(payload), KEY)
     assert type(masked) is bytes
-    assert masked == apply_mask(payload, KEY)
+    assert masked == twin.apply_mask(payload, KEY)
 
 
+@EACH_TWIN
 @pytest.mark.parametrize("length", [5, 40000])
-def test_masking_neither_changes_nor_keeps_its_payload(length: int) -> None:
+def test_masking_neither_changes_nor_keeps_its_payload(twin: Twin, length: int) -> None:
     payload = bytearray(length)
-    apply_mask(payload, KEY)
+    twin.apply_mask(payload, KEY)
     assert payload == bytes(length)
     payload.clear()
+
+
+@EACH_TWIN
+@given(st.binary(max_size=100), st.integers(0, 100), st.integers(0, 7), st.booleans())
+def test_masking_in_place_leaves_what_is_before(
+    twin: Twin, payload: bytes, start: int, offset: int, in_view: bool
+) -> None:
+    start = min(start, len(payload))
+    buffer = bytearray(payload)
+    twin.mask_in_place(memoryview(buffer) if in_view else buffer, start, KEY, offset)
+    assert buffer == payload[:start] + masked_bytewise(payload[start:], KEY, offset)
+    buffer.clear()
+
+
+@EACH_TWIN
+@pytest.mark.parametrize("start", [-1, 6])
+def test_masking_in_place_stays_within_the_buffer(twin: Twin, start: int) -> None:
+    buffer = bytearray(b"Hello")
+    with pytest.raises(ValueError, match="start must be within the buffer"):
+        twin.mask_in_place(buffer, start, KEY)
+    assert buffer == b"Hello"
+
+
+@EACH_TWIN
+def test_masking_in_place_needs_a_buffer_that_can_be_written(twin: Twin) -> None:
+    with pytest.raises((TypeError, BufferError)):
+        twin.mask_in_place(memoryview(b"Hello"), 0, KEY)
 
 
 def test_masking_keys_are_the_bytes_of_urandom_each_used_once(

@@ -10,7 +10,7 @@ from ._errors import (
     ConnectionClosedOK,
     HandshakeTimeout,
 )
-from ._frames import CloseCode, CloseReason, Opcode
+from ._frames import SPEEDUPS, CloseCode, CloseReason, Opcode
 from ._handshake import HandshakeError
 from ._http import Request, Response
 from ._options import StreamKeywords, StreamOptions, Timeouts
@@ -20,6 +20,7 @@ from ._stream import StreamStatistics, WebSocketStream
 from ._upgrade import is_upgrade
 
 __all__ = [
+    "SPEEDUPS",
     "CloseCode",
     "CloseReason",
     "ConnectionClosed",

@@ -2,6 +2,10 @@
 
 Everything here is a pure function of bytes. Frames know nothing of messages: what may follow what
 is :mod:`trio_ws._protocol`'s job.
+
+The functions on which speed depends are written twice, and the end of this file picks one of each:
+those of ``_speedups.c`` if they were built, else those here whose names begin with ``pure_``. Both
+give the same answers to the byte.
 """
 
 from __future__ import annotations
@@ -15,6 +19,7 @@ from typing import NamedTuple, TypeAlias
 Buffer: TypeAlias = bytes | bytearray | memoryview
 
 FIN = 0x80
+RSV1 = 0x40
 RSV_BITS = 0x70
 OPCODE_BITS = 0x0F
 CONTROL_BIT = 0x08
@@ -137,7 +142,7 @@ def pack_header(first_byte: int, length: int, key: bytes | None) -> bytes:
     return header if key is None else header + key
 
 
-def apply_mask(payload: Buffer, key: bytes, offset: int = 0) -> bytes:
+def pure_apply_mask(payload: Buffer, key: bytes, offset: int = 0, /) -> bytes:
     """*payload* masked or unmasked with *key* (RFC 6455 section 5.3).
 
     *offset* is the position of the payload's first byte in its frame.
@@ -156,6 +161,20 @@ def apply_mask(payload: Buffer, key: bytes, offset: int = 0) -> bytes:
             for start in range(0, length, _MASKING_STEP)
         ]
     return b"".join(pieces)
+
+
+def pure_mask_in_place(
+    buffer: bytearray | memoryview, start: int, key: bytes, offset: int = 0, /
+) -> None:
+    """Mask or unmask *buffer* from *start* on with *key* (RFC 6455 section 5.3).
+
+    *offset* is the position in its frame of the byte at *start*. Raises ValueError if *start* is
+    not within *buffer*.
+    """
+    if not 0 <= start <= len(buffer):
+        raise ValueError("start must be within the buffer")
+    with memoryview(buffer) as whole, whole[start:] as view:
+        view[:] = pure_apply_mask(view, key, offset)
 
 
 def _xor(left: Buffer, right: bytes) -> bytes:
@@ -230,3 +249,23 @@ def truncate_reason(reason: str) -> str:
     What UTF-8 has no bytes for, a lone surrogate, becomes a question mark.
     """
     return reason.encode(errors="replace")[:MAX_REASON_SIZE].decode(errors="ignore")
+
+
+SPEEDUPS: bool
+"""Whether the functions in C are in use.
+
+They are if they could be built when trio_ws was installed, unless the environment variable
+``TRIO_WS_SPEEDUPS`` was ``0`` when it was imported.
+"""
+
+try:
+    if os.environ.get("TRIO_WS_SPEEDUPS") == "0":
+        raise ImportError("turned off")
+    from ._speedups import apply_mask as apply_mask
+    from ._speedups import mask_in_place as mask_in_place
+except ImportError:
+    SPEEDUPS = False
+    apply_mask = pure_apply_mask
+    mask_in_place = pure_mask_in_place
+else:
+    SPEEDUPS = True

@@ -1,0 +1,32 @@
+"""The functions of `_frames` that are written twice, in Python and in C, to be tested alike."""
+
+from __future__ import annotations
+
+import pytest
+
+from trio_ws import _frames
+
+
+class Pure:
+    """Those in Python."""
+
+    apply_mask = staticmethod(_frames.pure_apply_mask)
+    mask_in_place = staticmethod(_frames.pure_mask_in_place)
+
+
+try:
+    from trio_ws import _speedups
+except ImportError:
+    TWINS: list[Twin] = [Pure]
+else:
+
+    class Compiled:
+        """Those in C, whether or not they are turned off."""
+
+        apply_mask = staticmethod(_speedups.apply_mask)
+        mask_in_place = staticmethod(_speedups.mask_in_place)
+
+    TWINS = [Pure, Compiled]
+
+Twin = type[Pure] | type["Compiled"]
+EACH_TWIN = pytest.mark.parametrize("twin", TWINS)

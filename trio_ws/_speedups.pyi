@@ -1,0 +1,6 @@
+from ._frames import Buffer
+
+def apply_mask(payload: Buffer, key: bytes, offset: int = 0, /) -> bytes: ...
+def mask_in_place(
+    buffer: bytearray | memoryview, start: int, key: bytes, offset: int = 0, /
+) -> None: ...
