@@ -62,6 +62,12 @@ def test_no_timeout_is_infinite() -> None:
     assert timeouts.handshake_seconds == timeouts.idle_seconds == math.inf
 
 
+@pytest.mark.parametrize("timeouts", [3.0, None, {"handshake": 3.0}])
+def test_timeouts_that_are_none_are_told_what_to_write(timeouts: object) -> None:
+    with pytest.raises(TypeError, match=r"must be a Timeouts, e\.g\. Timeouts\(handshake=3\.0\)"):
+        stream_options(timeouts=timeouts)
+
+
 @pytest.mark.parametrize("name", OPTIONAL_SIZES + SIZES)
 @pytest.mark.parametrize("size", [0, -1])
 def test_a_size_is_positive(name: str, size: int) -> None:

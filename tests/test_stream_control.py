@@ -212,13 +212,16 @@ async def test_a_payload_of_125_bytes_fits_and_a_longer_one_is_refused(
 
 
 @pytest.mark.parametrize("method", ["ping", "pong"])
-@pytest.mark.parametrize("payload", [5, "text", [1, 2]])
+@pytest.mark.parametrize(
+    ("payload", "message"),
+    [(5, "bytes-like"), ("text", r"not str: encode\(\) it"), ([1, 2], "bytes-like")],
+)
 async def test_a_payload_that_is_no_bytes_is_a_type_error(
-    method: str, payload: object, nursery: trio.Nursery
+    method: str, payload: object, message: str, nursery: trio.Nursery
 ) -> None:
     ws, _ = await open_with_peer(nursery, Role.SERVER)
     call = ws.ping if method == "ping" else ws.pong
-    with pytest.raises(TypeError, match="bytes-like"):
+    with pytest.raises(TypeError, match=message):
         await call(payload)  # type: ignore[arg-type]  # what the test is about
     assert ws.statistics().bytes_sent == 0
 

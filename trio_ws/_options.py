@@ -169,6 +169,7 @@ class StreamOptions:
         in the reader, so it must be quick, and Ctrl-C does not interrupt it; if it raises, the
         connection fails with 1011. Default None.
     :raises ValueError: if a size is out of range.
+    :raises TypeError: if ``timeouts`` is something else, such as a number.
     """
 
     timeouts: Timeouts = Timeouts()
@@ -180,6 +181,8 @@ class StreamOptions:
     control_callback: ControlCallback | None = None
 
     def __post_init__(self) -> None:
+        if not isinstance(self.timeouts, Timeouts):
+            raise TypeError("timeouts must be a Timeouts, e.g. Timeouts(handshake=3.0)")
         for name in ("max_message_size", "max_frame_size"):
             size = getattr(self, name)
             if size is not None and size < 1:

@@ -1076,6 +1076,8 @@ def _to_bytes(data: Data) -> bytes:
 
 
 def _control_payload(payload: Buffer) -> bytes:
+    if isinstance(payload, str):
+        raise TypeError("the payload of a ping or pong is bytes-like, not str: encode() it")
     data = bytes(memoryview(payload))
     if len(data) > MAX_CONTROL_PAYLOAD:
         raise ValueError(
