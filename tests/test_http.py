@@ -6,6 +6,7 @@ import dataclasses
 import pickle
 from collections.abc import Callable
 from http import HTTPStatus
+from typing import assert_type
 
 import pytest
 
@@ -19,6 +20,13 @@ def test_headers_are_looked_up_in_any_case() -> None:
     assert request.header("c") is None
     assert request.header("c", "4") == "4"
     assert request.header_values("c") == []
+
+
+def test_a_header_with_a_default_is_never_none() -> None:
+    request = Request("GET", "/", {"A": "1"})
+    assert assert_type(request.header("A", ""), str).isdecimal()
+    assert assert_type(request.header("Age", "0"), str) == "0"
+    assert assert_type(request.header("Age"), str | None) is None
 
 
 @pytest.mark.parametrize("headers", [{"A": " 1\t"}, [("A", "1")], iter([("A", "1")])])

@@ -10,7 +10,7 @@ import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from http import HTTPStatus
-from typing import Final, TypeAlias
+from typing import Final, TypeAlias, overload
 
 from ._headers import is_token
 
@@ -41,11 +41,17 @@ class _Message:
 
     headers: tuple[tuple[str, str], ...]
 
+    @overload
+    def header(self, name: str, default: None = None) -> str | None: ...
+
+    @overload
+    def header(self, name: str, default: str) -> str: ...
+
     def header(self, name: str, default: str | None = None) -> str | None:
         """Return the value of a header: the first one, if there are several.
 
         :param name: its name, in any case.
-        :param default: what to return if there is no such header.
+        :param default: what to return if there is no such header. Default None.
         """
         lowered = name.lower()
         for key, value in self.headers:
