@@ -24,7 +24,6 @@ from trio_ws._frames import (
     pack_header,
     parse_header,
     truncate_reason,
-    validate_utf8,
 )
 
 KEY = bytes.fromhex("37fa213d")
@@ -283,68 +282,76 @@ def candidates(start: bytes) -> Iterator[int]:
     yield from range(256) if len(start) < 3 else (0x00, 0x7F, 0x80, 0x8F, 0x90, 0xBF, 0xC0, 0xFF)
 
 
-def accepts(pending: bytes, data: bytes) -> bytes | None:
+def accepts(twin: Twin, pending: bytes, data: bytes) -> bytes | None:
     try:
-        return validate_utf8(pending, data, False)
+        return twin.validate_utf8(pending, data, False)
     except UnicodeDecodeError:
         return None
 
 
-def test_utf8_fails_at_the_first_byte_that_nothing_valid_begins_with() -> None:
+@EACH_TWIN
+def test_utf8_fails_at_the_first_byte_that_nothing_valid_begins_with(twin: Twin) -> None:
     for start, following in NEXT_BYTES.items():
         for octet in candidates(start):
             text = start + bytes([octet])
             expected = None
             if octet in following:
                 expected = b"" if following[octet] else text
-            assert accepts(start, bytes([octet])) == expected, (start, octet)
+            assert accepts(twin, start, bytes([octet])) == expected, (start, octet)
             if len(start) < 3:
-                assert accepts(b"", text) == expected, text
-                assert accepts(b"", b"ab\xc3\xa9" + text) == expected, text
-                assert accepts(start[:1], text[1:] if start else text) == expected, text
+                assert accepts(twin, b"", text) == expected, text
+                assert accepts(twin, b"", b"ab\xc3\xa9" + text) == expected, text
+                assert accepts(twin, start[:1], text[1:] if start else text) == expected, text
 
 
-def test_utf8_fails_in_the_middle_whatever_comes_behind() -> None:
+@EACH_TWIN
+def test_utf8_fails_in_the_middle_whatever_comes_behind(twin: Twin) -> None:
     for start, following in NEXT_BYTES.items():
         if len(start) < 3:
             for octet in set(range(256)) - set(following):
-                assert accepts(b"", b"a" + start + bytes([octet]) + b"\x80\x80\x80") is None
+                assert accepts(twin, b"", b"a" + start + bytes([octet]) + b"\x80\x80\x80") is None
 
 
-def test_utf8_must_not_end_within_a_code_point() -> None:
+@EACH_TWIN
+def test_utf8_must_not_end_within_a_code_point(twin: Twin) -> None:
     for start in NEXT_BYTES:
         if start:
             with pytest.raises(UnicodeDecodeError):
-                validate_utf8(start, b"", True)
+                twin.validate_utf8(start, b"", True)
             with pytest.raises(UnicodeDecodeError):
-                validate_utf8(b"", b"a" + start, True)
-    assert validate_utf8(b"", b"", True) == b""
-    assert validate_utf8(b"\xe2\x82", b"\xac", True) == b""
+                twin.validate_utf8(b"", b"a" + start, True)
+    assert twin.validate_utf8(b"", b"", True) == b""
+    assert twin.validate_utf8(b"\xe2\x82", b"\xac", True) == b""
 
 
+@EACH_TWIN
 @pytest.mark.parametrize("size", [997, 4093, 65536, 10**7])
-def test_every_code_point_is_valid_in_pieces_of_any_size(size: int) -> None:
+def test_every_code_point_is_valid_in_pieces_of_any_size(twin: Twin, size: int) -> None:
     everything = "".join(map(chr, [*range(0xD800), *range(0xE000, 0x110000)])).encode()
     pending = b""
     for position in range(0, len(everything), size):
-        pending = validate_utf8(pending, everything[position : position + size], False)
-    assert validate_utf8(pending, b"", True) == b""
+        pending = twin.validate_utf8(pending, everything[position : position + size], False)
+    assert twin.validate_utf8(pending, b"", True) == b""
 
 
+@EACH_TWIN
 @given(st.text(), st.data())
-def test_pending_is_what_was_cut_off(text: str, data: st.DataObject) -> None:
+def test_pending_is_what_was_cut_off(twin: Twin, text: str, data: st.DataObject) -> None:
     encoded = text.encode()
     cut = data.draw(st.integers(0, len(encoded)))
-    pending = validate_utf8(b"", encoded[:cut], False)
+    pending = twin.validate_utf8(b"", encoded[:cut], False)
     assert encoded[: cut - len(pending)].decode() == encoded[:cut].decode(errors="ignore")
-    assert validate_utf8(pending, encoded[cut:], True) == b""
+    assert twin.validate_utf8(pending, encoded[cut:], True) == b""
 
 
+@EACH_TWIN
 @BUFFERS
 @pytest.mark.parametrize("pending", [b"", b"\xe2"])
-def test_utf8_takes_any_buffer_and_keeps_none(pending: bytes, buffer: MakeBuffer) -> None:
+def test_utf8_takes_any_buffer_and_keeps_none(
+    twin: Twin, pending: bytes, buffer: MakeBuffer
+) -> None:
     data = buffer(b"\xe2\x82\xaca\xe2"[len(pending) :])
-    rest = validate_utf8(pending, data, False)
+    rest = twin.validate_utf8(pending, data, False)
     assert type(rest) is bytes
     assert rest == b"\xe2"
     if isinstance(data, bytearray):

@@ -13,11 +13,14 @@ from pathlib import Path
 from types import ModuleType
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from twins import TWINS, Twin
 
 import trio_ws
 from trio_ws import _frames
 
-FUNCTIONS = ["apply_mask", "mask_in_place"]
+FUNCTIONS = ["apply_mask", "mask_in_place", "validate_utf8"]
 
 
 def fresh_frames() -> ModuleType:
@@ -86,3 +89,61 @@ def test_both_take_the_same_parameters(name: str) -> None:
         return [(each.name, each.kind, each.default) for each in signature.parameters.values()]
 
     assert parameters(getattr(_frames, name)) == parameters(getattr(_frames, f"pure_{name}"))
+
+
+# The same answers
+
+
+Outcome = tuple[object, ...]
+Call = Callable[[Twin], object]
+
+KEYS = st.binary(min_size=4, max_size=4)
+OFFSETS = st.integers(0, 2**64)
+TEXT_PIECES = st.one_of(
+    st.text(max_size=40).map(str.encode),
+    st.text(st.sampled_from("aé€😀"), max_size=80).map(str.encode),
+    st.integers(0, 100).map(lambda size: size * b"a"),
+    st.binary(max_size=3),
+    st.lists(st.sampled_from(b"\x7f\x80\xbf\xc2\xe0\x9f\xa0\xed\xf0\x8f\x90\xf4"), max_size=4).map(
+        bytes
+    ),
+)
+ALMOST_TEXT = st.lists(TEXT_PIECES, max_size=5).map(b"".join)
+
+
+def outcome(call: Call, twin: Twin) -> Outcome:
+    try:
+        returned = call(twin)
+    except Exception as error:
+        return type(error), error.args
+    return type(returned), returned
+
+
+def assert_same(call: Call) -> None:
+    first, *others = [outcome(call, twin) for twin in TWINS]
+    for other in others:
+        assert other == first
+
+
+@given(st.binary(max_size=300), KEYS, OFFSETS)
+def test_the_same_bytes_are_masked(payload: bytes, key: bytes, offset: int) -> None:
+    assert_same(lambda twin: twin.apply_mask(payload, key, offset))
+
+
+@given(st.binary(max_size=300), st.integers(-1, 301), KEYS, OFFSETS)
+def test_the_same_bytes_are_masked_in_place(
+    payload: bytes, start: int, key: bytes, offset: int
+) -> None:
+    def call(twin: Twin) -> bytearray:
+        buffer = bytearray(payload)
+        twin.mask_in_place(buffer, start, key, offset)
+        return buffer
+
+    assert_same(call)
+
+
+@given(st.one_of(st.just(b""), ALMOST_TEXT), ALMOST_TEXT, st.booleans())
+def test_the_same_is_text_and_the_same_byte_is_the_error(
+    pending: bytes, data: bytes, final: bool
+) -> None:
+    assert_same(lambda twin: twin.validate_utf8(pending, data, final))

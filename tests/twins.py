@@ -12,6 +12,7 @@ class Pure:
 
     apply_mask = staticmethod(_frames.pure_apply_mask)
     mask_in_place = staticmethod(_frames.pure_mask_in_place)
+    validate_utf8 = staticmethod(_frames.pure_validate_utf8)
 
 
 try:
@@ -25,6 +26,7 @@ else:
 
         apply_mask = staticmethod(_speedups.apply_mask)
         mask_in_place = staticmethod(_speedups.mask_in_place)
+        validate_utf8 = staticmethod(_speedups.validate_utf8)
 
     TWINS = [Pure, Compiled]
 

@@ -201,7 +201,7 @@ class MaskingKeys:
         return self._block[position : position + 4]
 
 
-def validate_utf8(pending: bytes, data: Buffer, final: bool) -> bytes:
+def pure_validate_utf8(pending: bytes, data: Buffer, final: bool, /) -> bytes:
     """Check that *data*, after the *pending* start of a code point, goes on as UTF-8.
 
     Returns the start of a code point that *data* ends with, the next call's *pending*; it is empty
@@ -263,9 +263,11 @@ try:
         raise ImportError("turned off")
     from ._speedups import apply_mask as apply_mask
     from ._speedups import mask_in_place as mask_in_place
+    from ._speedups import validate_utf8 as validate_utf8
 except ImportError:
     SPEEDUPS = False
     apply_mask = pure_apply_mask
     mask_in_place = pure_mask_in_place
+    validate_utf8 = pure_validate_utf8
 else:
     SPEEDUPS = True

@@ -155,6 +155,143 @@ mask_in_place(PyObject *Py_UNUSED(module), PyObject *const *arguments, Py_ssize_
     return is_inside ? Py_NewRef(Py_None) : NULL;
 }
 
+/* UTF-8 */
+
+#define NO_ASCII UINT64_C(0x8080808080808080)
+
+/* Where the ASCII that *text* has from *position* on ends. */
+static size_t
+skip_ascii(const byte *text, size_t position, size_t size)
+{
+    uint64_t words[4];
+    while (size - position >= sizeof words) {
+        memcpy(words, text + position, sizeof words);
+        if ((words[0] | words[1] | words[2] | words[3]) & NO_ASCII) {
+            break;
+        }
+        position += sizeof words;
+    }
+    while (position < size && text[position] < 0x80) {
+        position++;
+    }
+    return position;
+}
+
+/* Bytes that the code point beginning with *lead* takes, not ASCII; 0 if none begins so. *low* and
+   *high* get the range of its second byte (the Unicode standard, table 3-7). */
+static size_t
+code_point_size(byte lead, byte *low, byte *high)
+{
+    *low = lead == 0xE0 ? 0xA0 : lead == 0xF0 ? 0x90 : 0x80;
+    *high = lead == 0xED ? 0x9F : lead == 0xF4 ? 0x8F : 0xBF;
+    if (lead < 0xC2 || lead > 0xF4) {
+        return 0;
+    }
+    return lead < 0xE0 ? 2 : lead < 0xF0 ? 3 : 4;
+}
+
+/* Where the whole code points of *text* end. What follows is nothing, the start of one more, or
+   what none begins with: then *is_valid* is 0. */
+static size_t
+utf8_end(const byte *text, size_t size, int *is_valid)
+{
+    size_t position = 0;
+    *is_valid = 1;
+    while ((position = skip_ascii(text, position, size)) < size) {
+        byte low, high;
+        const size_t whole = code_point_size(text[position], &low, &high);
+        const size_t here = size - position < whole ? size - position : whole;
+        *is_valid = whole != 0;
+        if (here > 1) {
+            *is_valid = text[position + 1] >= low && text[position + 1] <= high;
+        }
+        for (size_t index = 2; index < here; index++) {
+            *is_valid &= (text[position + index] & 0xC0) == 0x80;
+        }
+        if (!*is_valid || here < whole) {
+            break;
+        }
+        position += whole;
+    }
+    return position;
+}
+
+/* Raises what Python's codec says of *text*, of which utf8_end() has not been content. */
+static void
+raise_unicode_error(const byte *text, size_t size, int final)
+{
+    Py_ssize_t consumed = 0;
+    PyObject *decoded = PyUnicode_DecodeUTF8Stateful((const char *)text, (Py_ssize_t)size, "strict",
+                                                     final ? NULL : &consumed);
+    if (decoded == NULL) {
+        return;
+    }
+    Py_DECREF(decoded);
+    /* The codec lets a surrogate pass until its third byte. */
+    PyObject *error =
+        PyUnicodeDecodeError_Create("utf-8", (const char *)text + consumed,
+                                    (Py_ssize_t)size - consumed, 0, 2, "surrogates not allowed");
+    if (error != NULL) {
+        PyErr_SetObject(PyExc_UnicodeDecodeError, error);
+        Py_DECREF(error);
+    }
+}
+
+static PyObject *
+check_utf8(const byte *text, size_t size, int final)
+{
+    int is_valid;
+    const size_t end = utf8_end(text, size, &is_valid);
+    if (!is_valid || (final && end < size)) {
+        raise_unicode_error(text, size, final);
+        return NULL;
+    }
+    return PyBytes_FromStringAndSize((const char *)text + end, (Py_ssize_t)(size - end));
+}
+
+/* The same of *pending* and *data* behind it. */
+static PyObject *
+check_joined_utf8(const byte *pending, size_t pending_size, const Py_buffer *data, int final)
+{
+    const size_t size = pending_size + (size_t)data->len;
+    byte *joined = PyMem_Malloc(size);
+    if (joined == NULL) {
+        return PyErr_NoMemory();
+    }
+    memcpy(joined, pending, pending_size);
+    if (data->len > 0) {
+        memcpy(joined + pending_size, data->buf, (size_t)data->len);
+    }
+    PyObject *rest = check_utf8(joined, size, final);
+    PyMem_Free(joined);
+    return rest;
+}
+
+PyDoc_STRVAR(validate_utf8_doc, "validate_utf8($module, pending, data, final, /)\n--\n\n"
+                                "As trio_ws._frames.pure_validate_utf8.");
+
+static PyObject *
+validate_utf8(PyObject *Py_UNUSED(module), PyObject *const *arguments, Py_ssize_t count)
+{
+    char *pending;
+    Py_ssize_t pending_size;
+    Py_buffer data;
+    if (!check_count("validate_utf8", count, 3, 3) ||
+        PyBytes_AsStringAndSize(arguments[0], &pending, &pending_size) < 0) {
+        return NULL;
+    }
+    const int final = PyObject_IsTrue(arguments[2]);
+    if (final < 0 || PyObject_GetBuffer(arguments[1], &data, PyBUF_SIMPLE) < 0) {
+        return NULL;
+    }
+    PyObject *rest =
+        pending_size == 0
+            ? check_utf8(data.buf, (size_t)data.len, final)
+            : check_joined_utf8((const byte *)pending, (size_t)pending_size, &data, final);
+    PyBuffer_Release(&data);
+    return rest;
+}
+
 /* The module */
 
 #define FUNCTION(name) {#name, (PyCFunction)(void (*)(void))name, METH_FASTCALL, name##_doc}
@@ -162,6 +299,7 @@ mask_in_place(PyObject *Py_UNUSED(module), PyObject *const *arguments, Py_ssize_
 static PyMethodDef functions[] = {
     FUNCTION(apply_mask),
     FUNCTION(mask_in_place),
+    FUNCTION(validate_utf8),
     {NULL, NULL, 0, NULL},
 };
 
