@@ -18,10 +18,8 @@ from trio_ws._frames import (
     FrameHeader,
     MaskingKeys,
     Opcode,
-    apply_mask,
     is_valid_close_code,
     pack_close,
-    pack_header,
     parse_header,
     truncate_reason,
 )
@@ -35,6 +33,7 @@ MakeBuffer = Callable[[bytes], Buffer]
 # Headers
 
 
+@EACH_TWIN
 @pytest.mark.parametrize(
     ("wire", "first_byte", "payload", "key"),
     [
@@ -49,15 +48,17 @@ MakeBuffer = Callable[[bytes], Buffer]
     ],
 )
 def test_examples_of_section_5_7(
-    wire: str, first_byte: int, payload: bytes, key: bytes | None
+    twin: Twin, wire: str, first_byte: int, payload: bytes, key: bytes | None
 ) -> None:
     frame = bytes.fromhex(wire)
-    body = payload if key is None else apply_mask(payload, key)
-    assert pack_header(first_byte, len(payload), key) + body == frame
+    body = payload if key is None else twin.apply_mask(payload, key)
+    assert twin.pack_header(first_byte, len(payload), key) + body == frame
+    assert twin.pack_frame(first_byte, payload, key) == frame
     header = FrameHeader(first_byte, key is not None, len(payload), True, len(frame) - len(payload))
     assert parse_header(frame, 0, len(frame)) == header
 
 
+@EACH_TWIN
 @pytest.mark.parametrize("key", [None, KEY])
 @pytest.mark.parametrize(
     ("length", "encoded"),
@@ -77,13 +78,13 @@ def test_examples_of_section_5_7(
     ],
 )
 def test_a_length_is_encoded_in_the_fewest_bytes(
-    length: int, encoded: str, key: bytes | None
+    twin: Twin, length: int, encoded: str, key: bytes | None
 ) -> None:
     expected = bytearray(b"\x82" + bytes.fromhex(encoded))
     if key is not None:
         expected[1] |= 0x80
         expected += key
-    header = pack_header(0x82, length, key)
+    header = twin.pack_header(0x82, length, key)
     assert header == expected
     parsed = parse_header(header, 0, len(header))
     assert parsed == FrameHeader(0x82, key is not None, length, True, len(header))
@@ -115,13 +116,14 @@ def test_a_length_with_its_top_bit_set_is_parsed_as_it_is(length: int) -> None:
     assert parse_header(header, 0, len(header)) == FrameHeader(0x82, False, length, True, 10)
 
 
+@EACH_TWIN
 @BUFFERS
 @pytest.mark.parametrize("key", [None, KEY])
 @pytest.mark.parametrize("length", [0, 125, 126, 65535, 65536])
 def test_a_header_is_none_until_it_is_whole_wherever_it_stands(
-    length: int, key: bytes | None, buffer: MakeBuffer
+    twin: Twin, length: int, key: bytes | None, buffer: MakeBuffer
 ) -> None:
-    header = pack_header(0x01, length, key)
+    header = twin.pack_header(0x01, length, key)
     for position in (0, 3):
         data = buffer(position * b"\xff" + header + b"\xff\xff")
         whole = position + len(header)
@@ -133,10 +135,25 @@ def test_a_header_is_none_until_it_is_whole_wherever_it_stands(
             )
 
 
+@EACH_TWIN
 @pytest.mark.parametrize("first_byte", range(256))
-def test_the_first_byte_is_handed_on_unchecked(first_byte: int) -> None:
+def test_the_first_byte_is_handed_on_unchecked(twin: Twin, first_byte: int) -> None:
     assert parse_header(bytes([first_byte, 0]), 0, 2) == FrameHeader(first_byte, False, 0, True, 2)
-    assert pack_header(first_byte, 0, None) == bytes([first_byte, 0])
+    assert twin.pack_header(first_byte, 0, None) == bytes([first_byte, 0])
+
+
+@EACH_TWIN
+@BUFFERS
+@pytest.mark.parametrize("key", [None, KEY])
+@pytest.mark.parametrize("length", [0, 1, 125, 126, 65535, 65536])
+def test_a_frame_is_its_header_and_its_payload(
+    twin: Twin, length: int, key: bytes | None, buffer: MakeBuffer
+) -> None:
+    payload = os.urandom(length)
+    frame = twin.pack_frame(0x82, buffer(payload), key)
+    assert type(frame) is bytes
+    body = payload if key is None else masked_bytewise(payload, key, 0)
+    assert frame == twin.pack_header(0x82, length, key) + body
 
 
 # Masking
@@ -448,5 +465,6 @@ def test_close_codes_of_section_7_4_1_and_the_registry() -> None:
     }
 
 
-def test_the_longest_header() -> None:
-    assert len(pack_header(0x82, 2**63 - 1, KEY)) == MAX_HEADER_SIZE
+@EACH_TWIN
+def test_the_longest_header(twin: Twin) -> None:
+    assert len(twin.pack_header(0x82, 2**63 - 1, KEY)) == MAX_HEADER_SIZE

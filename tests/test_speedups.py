@@ -20,7 +20,7 @@ from twins import TWINS, Twin
 import trio_ws
 from trio_ws import _frames
 
-FUNCTIONS = ["apply_mask", "mask_in_place", "validate_utf8"]
+FUNCTIONS = ["apply_mask", "mask_in_place", "pack_frame", "pack_header", "validate_utf8"]
 
 
 def fresh_frames() -> ModuleType:
@@ -98,6 +98,8 @@ Outcome = tuple[object, ...]
 Call = Callable[[Twin], object]
 
 KEYS = st.binary(min_size=4, max_size=4)
+FIRST_BYTES = st.integers(0, 255)
+LENGTHS = st.one_of(st.integers(0, 2**64 - 1), st.integers(0, 2**17), st.integers(120, 130))
 OFFSETS = st.integers(0, 2**64)
 TEXT_PIECES = st.one_of(
     st.text(max_size=40).map(str.encode),
@@ -140,6 +142,16 @@ def test_the_same_bytes_are_masked_in_place(
         return buffer
 
     assert_same(call)
+
+
+@given(FIRST_BYTES, LENGTHS, st.none() | KEYS)
+def test_the_same_header_is_packed(first_byte: int, length: int, key: bytes | None) -> None:
+    assert_same(lambda twin: twin.pack_header(first_byte, length, key))
+
+
+@given(FIRST_BYTES, st.binary(max_size=300), st.none() | KEYS)
+def test_the_same_frame_is_packed(first_byte: int, payload: bytes, key: bytes | None) -> None:
+    assert_same(lambda twin: twin.pack_frame(first_byte, payload, key))
 
 
 @given(st.one_of(st.just(b""), ALMOST_TEXT), ALMOST_TEXT, st.booleans())

@@ -12,6 +12,8 @@ class Pure:
 
     apply_mask = staticmethod(_frames.pure_apply_mask)
     mask_in_place = staticmethod(_frames.pure_mask_in_place)
+    pack_frame = staticmethod(_frames.pure_pack_frame)
+    pack_header = staticmethod(_frames.pure_pack_header)
     validate_utf8 = staticmethod(_frames.pure_validate_utf8)
 
 
@@ -26,6 +28,8 @@ else:
 
         apply_mask = staticmethod(_speedups.apply_mask)
         mask_in_place = staticmethod(_speedups.mask_in_place)
+        pack_frame = staticmethod(_speedups.pack_frame)
+        pack_header = staticmethod(_speedups.pack_header)
         validate_utf8 = staticmethod(_speedups.validate_utf8)
 
     TWINS = [Pure, Compiled]

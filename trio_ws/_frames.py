@@ -130,7 +130,7 @@ def parse_header(buffer: Buffer, position: int, end: int) -> FrameHeader | None:
     return FrameHeader(buffer[position], masked, length, minimal, body - position)
 
 
-def pack_header(first_byte: int, length: int, key: bytes | None) -> bytes:
+def pure_pack_header(first_byte: int, length: int, key: bytes | None, /) -> bytes:
     """A frame header for *length* bytes of payload; *key* masks it, None does not."""
     mask_bit = 0 if key is None else MASK_BIT
     if length < 126:
@@ -140,6 +140,12 @@ def pack_header(first_byte: int, length: int, key: bytes | None) -> bytes:
     else:
         header = _pack_64(first_byte, mask_bit | 127, length)
     return header if key is None else header + key
+
+
+def pure_pack_frame(first_byte: int, payload: Buffer, key: bytes | None, /) -> bytes:
+    """A frame with *payload*; *key* masks it, None does not."""
+    header = pure_pack_header(first_byte, len(payload), key)
+    return header + (payload if key is None else pure_apply_mask(payload, key))
 
 
 def pure_apply_mask(payload: Buffer, key: bytes, offset: int = 0, /) -> bytes:
@@ -263,11 +269,15 @@ try:
         raise ImportError("turned off")
     from ._speedups import apply_mask as apply_mask
     from ._speedups import mask_in_place as mask_in_place
+    from ._speedups import pack_frame as pack_frame
+    from ._speedups import pack_header as pack_header
     from ._speedups import validate_utf8 as validate_utf8
 except ImportError:
     SPEEDUPS = False
     apply_mask = pure_apply_mask
     mask_in_place = pure_mask_in_place
+    pack_frame = pure_pack_frame
+    pack_header = pure_pack_header
     validate_utf8 = pure_validate_utf8
 else:
     SPEEDUPS = True
