@@ -8,9 +8,9 @@ import math
 import signal
 import socket
 import ssl
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import closing, suppress
-from functools import partial
+from functools import partial, wraps
 from pathlib import Path
 from typing import TypeAlias
 
@@ -730,6 +730,111 @@ async def test_what_is_not_legal_is_found_at_the_start(
         await serve(echo, **options)
 
 
+class CallableObject:
+    async def __call__(self, argument: object) -> None:
+        pass
+
+    async def method(self, argument: object) -> None:
+        pass
+
+    def sync(self, argument: object) -> None:
+        pass
+
+
+async def async_function(argument: object) -> None:
+    pass
+
+
+async def async_generator(argument: object) -> AsyncIterator[None]:  # noqa: ASYNC900 (a mistake)
+    await trio.lowlevel.checkpoint()
+    yield
+
+
+@wraps(async_function)
+def wrapper(argument: object) -> Awaitable[None]:
+    return async_function(argument)
+
+
+def sync_function(argument: object) -> None:
+    pass
+
+
+@pytest.mark.parametrize(
+    ("function", "message"),
+    [
+        (sync_function, "must be an async function: write async def sync_function"),
+        (CallableObject().sync, "must be an async function: write async def sync"),
+        (async_generator, "must be an async function: there must be no yield in it"),
+        (None, "must be an async function, not None"),
+        ("echo", "must be an async function, not 'echo'"),
+    ],
+)
+async def test_a_handler_that_is_not_async_is_found_at_the_start(
+    function: Handler, message: str
+) -> None:
+    with pytest.raises(TypeError, match=f"^handler {message}"):
+        await trio_ws.serve_websocket(function, 0)
+
+
+async def test_a_handler_that_was_called_is_found_at_the_start() -> None:
+    serve: Callable[..., Awaitable[None]] = trio_ws.serve_websocket
+    with closing(async_function(None)) as coroutine, pytest.raises(TypeError, match="without call"):
+        await serve(coroutine, 0)
+
+
+async def test_a_process_request_that_is_not_async_is_found_at_the_start(
+    nursery: trio.Nursery,
+) -> None:
+    serve: Callable[..., Awaitable[None]] = trio_ws.serve_websocket
+    wrap: Callable[..., Awaitable[object]] = trio_ws.wrap_server_stream
+    message = "^process_request must be an async function: write async def sync_function"
+    with pytest.raises(TypeError, match=message):
+        await serve(echo, 0, process_request=sync_function)
+    _, stream = trio.testing.memory_stream_pair()
+    with pytest.raises(TypeError, match=message):
+        await wrap(nursery, stream, process_request=sync_function)
+
+
+@pytest.mark.parametrize(
+    "function",
+    [
+        async_function,
+        wrapper,
+        CallableObject(),
+        CallableObject().method,
+        partial(async_function),
+        lambda argument: async_function(argument),
+    ],
+)
+async def test_whatever_returns_an_awaitable_is_async(
+    nursery: trio.Nursery, log: Log, function: Callable[[object], Awaitable[None]]
+) -> None:
+    running = await run_server(nursery, function, process_request=function)
+    peer = await running.listener.open()
+    assert await peer.receive() == close_frame(1000)
+    await peer.stream.aclose()
+    await running.server.shutdown()
+    assert nothing_above_debug(log)
+
+
+async def test_a_call_that_turns_out_not_to_be_async_is_in_the_log(
+    nursery: trio.Nursery, caplog: pytest.LogCaptureFixture
+) -> None:
+    serve: Callable[..., Awaitable[Running]] = run_server
+    running = await serve(nursery, partial(sync_function))
+    peer = await running.listener.open()
+    assert await peer.receive() == close_frame(1011)
+    await peer.stream.aclose()
+    running = await serve(nursery, process_request=partial(sync_function))
+    answer = await exchange(running.listener.dial().stream, request_head())
+    assert answer.status == 500
+    errors = [record.exc_info for record in caplog.records if record.levelno == logging.ERROR]
+    assert len(errors) == 2
+    for error in errors:
+        assert error is not None
+        assert "must be an async function: it returned NoneType" in str(error[1])
+
+
 async def test_listeners_are_closed_whatever_fails() -> None:
     listener = MemoryListener()
     with pytest.raises(ValueError):
@@ -947,6 +1052,7 @@ async def test_what_a_handler_raises_is_in_the_log_before_the_connection_is_clos
     nursery: trio.Nursery, log: Log
 ) -> None:
     async def handler(ws: trio_ws.WebSocketStream) -> None:
+        await trio.lowlevel.checkpoint()
         raise ValueError("mine")
 
     running = await run_server(nursery, handler)

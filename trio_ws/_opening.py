@@ -11,6 +11,7 @@ is protected, too. :func:`call_unprotected` is the way out of that, for the user
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager, suppress
 from types import TracebackType
@@ -154,5 +155,33 @@ def _leaves(error: BaseException) -> list[BaseException]:
 
 @disable_ki_protection
 async def call_unprotected(function: Callable[[*Ts], Awaitable[T]], *args: *Ts) -> T:
-    """Call the user's code, which Ctrl-C may interrupt anywhere, as it may in any task."""
-    return await function(*args)
+    """Call the user's code, which Ctrl-C may interrupt anywhere, as it may in any task.
+
+    :raises TypeError: it is not async.
+    """
+    result = function(*args)
+    if not inspect.isawaitable(result):
+        returned = type(result).__name__
+        raise TypeError(f"{function!r} must be an async function: it returned {returned}")
+    return await result
+
+
+def check_async(name: str, function: Callable[..., object]) -> None:
+    """Find the mistakes that can be known before the user's code is called.
+
+    A lambda, a partial and other objects may return an awaitable: that is seen when they do.
+
+    :param name: that of the parameter.
+    :raises TypeError: it is not a function, or one that is not async.
+    """
+    if inspect.iscoroutine(function):
+        raise TypeError(f"{name} must be an async function: give it without calling it")
+    if not callable(function):
+        raise TypeError(f"{name} must be an async function, not {function!r}")
+    written = inspect.unwrap(function.__func__ if inspect.ismethod(function) else function)
+    if not inspect.isfunction(written) or written.__name__ == "<lambda>":
+        return
+    if inspect.isasyncgenfunction(written):
+        raise TypeError(f"{name} must be an async function: there must be no yield in it")
+    if not inspect.iscoroutinefunction(written):
+        raise TypeError(f"{name} must be an async function: write async def {written.__name__}")

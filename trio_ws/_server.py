@@ -23,6 +23,7 @@ from ._opening import (
     GONE,
     StreamOwner,
     call_unprotected,
+    check_async,
     closing_on_failure,
     handshake_deadline,
     receive_some,
@@ -95,6 +96,7 @@ async def wrap_server_stream(
         none.
     :param options: see :class:`StreamOptions`.
     :raises ValueError: a parameter is not legal.
+    :raises TypeError: *process_request* is a function that is not async.
     :raises HandshakeError: the request was refused, or answered by ``process_request``, and
         ``response`` says how; or the client went away, and ``response`` is None.
     :raises HandshakeTimeout: the handshake, ``process_request`` included, took longer than
@@ -149,7 +151,8 @@ async def serve_websocket(
     stream, bare or in groups with nothing else, is no error but the usual end. Cancelled,
     KeyboardInterrupt and SystemExit pass.
 
-    :param handler: an async callable that is given the :class:`WebSocketStream`.
+    :param handler: an async function, or another callable that returns an awaitable. It is given
+        the :class:`WebSocketStream`.
     :param port: the TCP port to listen on; 0 lets the system choose one that is free for every
         address, and :attr:`WebSocketServer.port` says which. Give this or *listeners*.
     :param host: the address or the name to listen on. Default None: every address, by IPv4 and by
@@ -163,12 +166,14 @@ async def serve_websocket(
         listens.
     :param options: see :class:`StreamOptions`.
     :raises ValueError: a parameter is not legal.
+    :raises TypeError: *handler* or *process_request* is a function that is not async.
     :raises OSError: the port can not be listened on.
 
     Cancellation cancels the handlers. Until its handler has ended a stream works, in shields; then
     its client is told 1001, and has a second to answer.
     """
     async with closing_on_failure(*(listeners or ())):
+        check_async("handler", handler)
         acceptor = _Acceptor.check(subprotocols, origins, headers, process_request, options)
         opened = await _listen(port, host, listeners, ssl_context)
     server = WebSocketServer(handler, acceptor, opened)
@@ -240,6 +245,8 @@ class _Acceptor:
         process_request: ProcessRequest | None,
         options: StreamKeywords,
     ) -> _Acceptor:
+        if process_request is not None:
+            check_async("process_request", process_request)
         # A Response has its headers in a tuple: what was given may be an iterator.
         pairs = Response(101, headers).headers
         acceptor = cls(subprotocols, origins, pairs, process_request, StreamOptions(**options))
