@@ -702,6 +702,30 @@ async def test_a_listener_of_another_kind_has_no_port(nursery: trio.Nursery) -> 
         _ = running.server.port
 
 
+async def test_the_repr_of_a_server_has_its_addresses_and_connections(
+    nursery: trio.Nursery, server_ssl_context: ssl.SSLContext
+) -> None:
+    trio.socket.set_custom_hostname_resolver(Resolver("127.0.0.1", "127.0.0.2"))
+    server = await start(nursery, 0, host="test")
+    addresses = f"127.0.0.1 port {server.port}, 127.0.0.2 port {server.port}"
+    assert repr(server) == f"<WebSocketServer on {addresses}: 0 connections>"
+    async with trio_ws.open_websocket(f"ws://127.0.0.1:{server.port}") as ws:
+        await ws.send("hello")
+        await ws.receive()
+        assert repr(server) == f"<WebSocketServer on {addresses}: 1 connection>"
+    await server.shutdown()
+    assert repr(server) == f"<WebSocketServer on {addresses}: 0 connections>"
+    secure = await start(nursery, 0, host="127.0.0.1", ssl_context=server_ssl_context)
+    assert f"127.0.0.1 port {secure.port}:" in repr(secure)
+
+
+async def test_the_repr_of_a_server_without_tcp(nursery: trio.Nursery, tmp_path: Path) -> None:
+    server = await start(nursery, listeners=[await listen_at(tmp_path / "socket")])
+    assert repr(server) == f"<WebSocketServer on {tmp_path / 'socket'}: 0 connections>"
+    running = await run_server(nursery)
+    assert repr(running.server) == "<WebSocketServer on MemoryListener: 0 connections>"
+
+
 async def test_a_port_that_is_taken_is_an_oserror(nursery: trio.Nursery) -> None:
     server = await start(nursery, 0, host="127.0.0.1")
     with pytest.raises(OSError) as caught:

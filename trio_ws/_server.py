@@ -350,12 +350,18 @@ class WebSocketServer:
         self._acceptor = acceptor
         self._listeners = tuple(listeners)
         self._ports = {port for port in map(_port_of, listeners) if port is not None}
+        self._addresses = ", ".join(map(_name_listener, listeners))
         self._connections: set[WebSocketStream] = set()
         self._handshakes: set[trio.CancelScope] = set()
         self._goodbye: tuple[int | None, str] | None = None
         self._listening = trio.CancelScope()
         self._running = trio.CancelScope()
         self._ended = trio.Event()
+
+    def __repr__(self) -> str:
+        count = len(self._connections)
+        connections = "1 connection" if count == 1 else f"{count} connections"
+        return f"<WebSocketServer on {self._addresses}: {connections}>"
 
     @property
     def listeners(self) -> tuple[trio.abc.Listener[trio.abc.Stream], ...]:
@@ -549,13 +555,28 @@ def _port_of(listener: trio.abc.Listener[trio.abc.Stream]) -> int | None:
     return port
 
 
+def _name_listener(listener: trio.abc.Listener[trio.abc.Stream]) -> str:
+    if isinstance(listener, trio.SSLListener):
+        return _name_listener(listener.transport_listener)
+    if isinstance(listener, trio.SocketListener):
+        address = listener.socket.getsockname()
+        return _name_address(address) or str(address)
+    return type(listener).__name__
+
+
 def _name_peer(stream: trio.abc.Stream) -> str:
     """How to call the client in the log."""
     if isinstance(stream, trio.SSLStream):
         return _name_peer(stream.transport_stream)
     if isinstance(stream, trio.SocketStream):
         with suppress(OSError):
-            match stream.socket.getpeername():
-                case (str(host), int(port), *_):
-                    return f"{host} port {port}"
+            return _name_address(stream.socket.getpeername()) or "a client"
     return "a client"
+
+
+def _name_address(address: object) -> str | None:
+    """An address of TCP; None for any other."""
+    match address:
+        case (str(host), int(port), *_):
+            return f"{host} port {port}"
+    return None
