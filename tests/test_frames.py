@@ -12,6 +12,7 @@ from twins import EACH_TWIN, Twin
 
 from trio_ws._frames import (
     FIN,
+    FRAME_COST,
     MAX_HEADER_SIZE,
     Buffer,
     CloseCode,
@@ -20,6 +21,7 @@ from trio_ws._frames import (
     Opcode,
     is_valid_close_code,
     pack_close,
+    pack_frame,
     parse_header,
     truncate_reason,
 )
@@ -373,6 +375,125 @@ def test_utf8_takes_any_buffer_and_keeps_none(
     assert rest == b"\xe2"
     if isinstance(data, bytearray):
         data.clear()
+
+
+# Simple messages
+
+MESSAGES: list[str | bytes] = ["", "a", "é€😀", b"", b"\xff", 125 * "b", 126 * "c", 5000 * "d"]
+MESSAGES += [bytes(65535), bytes(65536), 65536 * "e"]
+EITHER_ROLE = pytest.mark.parametrize("key", [None, KEY])
+
+
+def message_frame(message: str | bytes, key: bytes | None) -> bytes:
+    if isinstance(message, str):
+        return pack_frame(FIN | Opcode.TEXT, message.encode(), key)
+    return pack_frame(FIN | Opcode.BINARY, message, key)
+
+
+@EACH_TWIN
+@EITHER_ROLE
+@BUFFERS
+def test_simple_messages_are_decoded_in_one_call(
+    twin: Twin, key: bytes | None, buffer: MakeBuffer
+) -> None:
+    wire = b"".join(message_frame(message, key) for message in MESSAGES)
+    data = buffer(b"skip" + wire + b"\x82")
+    messages, position, left = twin.decode_messages(
+        data, 4, len(data), key is not None, None, 1_000_000
+    )
+    assert messages == MESSAGES
+    assert [type(message) for message in messages] == [type(message) for message in MESSAGES]
+    assert position == len(data) - 1
+    payload = sum(len(each.encode() if isinstance(each, str) else each) for each in MESSAGES)
+    assert left == 1_000_000 - payload - FRAME_COST * len(MESSAGES)
+    if isinstance(data, bytearray):
+        data.clear()
+
+
+NOT_SIMPLE = {
+    "a continuation": b"\x80\x01a",
+    "the first fragment": b"\x01\x01a",
+    "a ping": b"\x89\x01a",
+    "a pong": b"\x8a\x01a",
+    "a close": b"\x88\x02\x03\xe8",
+    "a reserved opcode": b"\x83\x01a",
+    "RSV1": b"\xc1\x01a",
+    "RSV2": b"\xa1\x01a",
+    "RSV3": b"\x91\x01a",
+    "a length of 16 bits that needs 7": b"\x82\x7e\x00\x7d" + bytes(125),
+    "a length of 64 bits that needs 7": b"\x82\x7f" + bytes(7) + b"\x01a",
+    "a length of 64 bits that needs 16": b"\x82\x7f" + bytes(6) + b"\xff\xff" + bytes(65535),
+    "a length with its top bit set": b"\x82\x7f\x80" + bytes(7) + b"a",
+    "the largest length": b"\x82\x7f" + 8 * b"\xff" + b"a",
+    "text that is not UTF-8": b"\x81\x01\xff",
+    "text that ends too early": b"\x81\x02\xe2\x82",
+    "a surrogate": b"\x81\x03\xed\xa0\x80",
+    "a masked frame": b"\x81\x81" + KEY + b"a",
+}
+
+
+@EACH_TWIN
+@pytest.mark.parametrize("frame", NOT_SIMPLE.values(), ids=NOT_SIMPLE.keys())
+def test_what_is_not_simple_is_left_where_it_is(twin: Twin, frame: bytes) -> None:
+    wire = message_frame("before", None) + frame + message_frame("behind", None)
+    expected = ["before"], 8, 900 - FRAME_COST - 6
+    assert twin.decode_messages(wire, 0, len(wire), False, None, 900) == expected
+
+
+@EACH_TWIN
+def test_where_frames_must_be_masked_one_that_is_not_is_not_simple(twin: Twin) -> None:
+    wire = message_frame("a", KEY) + message_frame("b", None) + bytes(9)
+    assert twin.decode_messages(wire, 0, len(wire), True, None, 900)[:2] == (["a"], 7)
+
+
+@EACH_TWIN
+@EITHER_ROLE
+@pytest.mark.parametrize("message", MESSAGES, ids=lambda message: f"{message[:1]!r}-{len(message)}")
+def test_a_message_that_is_not_whole_is_left_where_it_is(
+    twin: Twin, message: str | bytes, key: bytes | None
+) -> None:
+    wire = message_frame(message, key) + message_frame("behind", key)
+    whole = len(message_frame(message, key))
+    masked = key is not None
+    for end in {*range(min(whole, 20)), whole - 1}:
+        assert twin.decode_messages(wire, 0, end, masked, None, 99) == ([], 0, 99)
+    messages, position, _ = twin.decode_messages(wire, 0, whole, masked, None, 99)
+    assert (messages, position) == ([message], whole)
+
+
+@EACH_TWIN
+@EITHER_ROLE
+@pytest.mark.parametrize("message", [130 * b"a", 65 * "é"])
+def test_a_message_above_the_size_is_left_where_it_is(
+    twin: Twin, message: str | bytes, key: bytes | None
+) -> None:
+    wire = message_frame(message, key)
+    masked = key is not None
+    for max_size in (0, 129):
+        assert twin.decode_messages(wire, 0, len(wire), masked, max_size, 99) == ([], 0, 99)
+    for max_size in (130, 2**64):
+        messages, _, _ = twin.decode_messages(wire, 0, len(wire), masked, max_size, 99)
+        assert messages == [message]
+
+
+@EACH_TWIN
+@pytest.mark.parametrize(
+    ("limit", "count"), [(-1, 0), (0, 0), (1, 1), (66, 1), (67, 2), (132, 2), (133, 3), (900, 3)]
+)
+def test_nothing_is_decoded_once_the_limit_is_used_up(twin: Twin, limit: int, count: int) -> None:
+    wire = 3 * message_frame("ab", None)
+    assert twin.decode_messages(wire, 0, len(wire), False, None, limit) == (
+        count * ["ab"],
+        count * 4,
+        limit - count * (FRAME_COST + 2),
+    )
+
+
+@EACH_TWIN
+@pytest.mark.parametrize(("position", "end"), [(-1, 2), (2, 1), (0, 8)])
+def test_messages_are_in_the_buffer(twin: Twin, position: int, end: int) -> None:
+    with pytest.raises(ValueError, match="must be within the buffer"):
+        twin.decode_messages(message_frame("Hello", None), position, end, False, None, 900)
 
 
 # Close

@@ -20,7 +20,14 @@ from twins import TWINS, Twin
 import trio_ws
 from trio_ws import _frames
 
-FUNCTIONS = ["apply_mask", "mask_in_place", "pack_frame", "pack_header", "validate_utf8"]
+FUNCTIONS = [
+    "apply_mask",
+    "decode_messages",
+    "mask_in_place",
+    "pack_frame",
+    "pack_header",
+    "validate_utf8",
+]
 
 
 def fresh_frames() -> ModuleType:
@@ -118,7 +125,8 @@ def outcome(call: Call, twin: Twin) -> Outcome:
         returned = call(twin)
     except Exception as error:
         return type(error), error.args
-    return type(returned), returned
+    # Not what was returned itself: 1 == True, b"" == bytearray().
+    return type(returned), repr(returned)
 
 
 def assert_same(call: Call) -> None:
@@ -159,3 +167,43 @@ def test_the_same_is_text_and_the_same_byte_is_the_error(
     pending: bytes, data: bytes, final: bool
 ) -> None:
     assert_same(lambda twin: twin.validate_utf8(pending, data, final))
+
+
+@st.composite
+def wires(draw: st.DrawFn, *, masked: bool) -> bytes:
+    """Frames, most of them simple; then perhaps one that differs, and what may be behind it."""
+    keys = KEYS if masked else st.none()
+    payloads = ALMOST_TEXT | st.binary(max_size=200) | st.just(bytes(70000))
+    simple = st.builds(_frames.pack_frame, st.sampled_from([0x81, 0x82]), payloads, keys)
+    wire = bytearray(b"".join(draw(st.lists(simple, max_size=5))))
+    other = draw(st.builds(_frames.pack_frame, FIRST_BYTES, payloads, st.none() | KEYS))
+    wire += other[: draw(st.integers(0, len(other)))]
+    if wire and draw(st.booleans()):
+        wire[draw(st.integers(0, len(wire) - 1))] = draw(st.integers(0, 255))
+    return bytes(wire)
+
+
+@given(
+    st.data(),
+    st.integers(0, 3),
+    st.just(0) | st.integers(0, 20),
+    st.none() | st.integers(0, 100) | st.integers(0, 2**70),
+    st.integers(-10, 300) | st.just(sys.maxsize),
+)
+@pytest.mark.parametrize("masked", [True, False])
+def test_the_same_messages_are_decoded(
+    masked: bool, data: st.DataObject, skipped: int, missing: int, max_size: int | None, limit: int
+) -> None:
+    wire = bytes(skipped) + data.draw(wires(masked=masked))
+    end = len(wire) - missing
+
+    def call(twin: Twin) -> object:
+        return twin.decode_messages(wire, skipped, end, masked, max_size, limit)
+
+    assert_same(call)
+
+
+@given(st.integers(-2, 9), st.integers(-2, 9))
+def test_the_same_bounds_are_refused(position: int, end: int) -> None:
+    wire = _frames.pack_frame(0x81, b"Hello", None)
+    assert_same(lambda twin: twin.decode_messages(wire, position, end, False, None, 1))

@@ -28,6 +28,9 @@ MAX_CONTROL_PAYLOAD = 125
 MAX_REASON_SIZE = MAX_CONTROL_PAYLOAD - 2
 MAX_HEADER_SIZE = 14
 
+FRAME_COST = 64
+"""What a frame or a message counts beside its payload, so that empty ones are not free."""
+
 _MASKING_STEP = 16 * 1024
 _KEY_BLOCK = 1024
 
@@ -47,6 +50,10 @@ class Opcode(enum.IntEnum):
     CLOSE = 0x8
     PING = 0x9
     PONG = 0xA
+
+
+_WHOLE_TEXT = FIN | Opcode.TEXT
+_WHOLE_MESSAGES = frozenset({_WHOLE_TEXT, FIN | Opcode.BINARY})
 
 
 class CloseCode(enum.IntEnum):
@@ -222,6 +229,44 @@ def pure_validate_utf8(pending: bytes, data: Buffer, final: bool, /) -> bytes:
     return rest
 
 
+def pure_decode_messages(
+    buffer: Buffer, position: int, end: int, masked: bool, max_size: int | None, limit: int, /
+) -> tuple[list[str | bytes], int, int]:
+    """The messages at *position* that are simple: a whole frame each, and nothing to object to.
+
+    Anything else is left where it is, for those who know the rules and have the words for what is
+    against them: control frames, fragments, reserved bits, a frame that is not whole before *end*,
+    one that is masked though it should not be or the other way round, a length in more bytes than
+    needed or above *max_size*, text that is not UTF-8.
+
+    *limit* is a number of bytes: each message counts its payload and :data:`FRAME_COST`, and none
+    is decoded once it is used up. Returns the messages, the position after them, and what is left
+    of *limit*. Raises ValueError if *position* or *end* are not within *buffer*.
+    """
+    if not 0 <= position <= end <= len(buffer):
+        raise ValueError("position and end must be within the buffer")
+    messages: list[str | bytes] = []
+    while limit > 0:
+        header = parse_header(buffer, position, end)
+        if header is None or header.first_byte not in _WHOLE_MESSAGES:
+            break
+        start = position + header.size
+        stop = start + header.length
+        is_legal = header.masked is masked and header.minimal
+        if not is_legal or stop > end or (max_size is not None and header.length > max_size):
+            break
+        payload = bytes(buffer[start:stop])
+        if masked:
+            payload = pure_apply_mask(payload, bytes(buffer[start - 4 : start]))
+        try:
+            messages.append(payload.decode() if header.first_byte == _WHOLE_TEXT else payload)
+        except UnicodeDecodeError:
+            break
+        position = stop
+        limit -= FRAME_COST + header.length
+    return messages, position, limit
+
+
 def is_valid_close_code(code: int) -> bool:
     """Whether *code* may stand in a Close frame (RFC 6455 section 7.4)."""
     return code in _REGISTERED_ON_THE_WIRE or 3000 <= code <= 4999
@@ -268,6 +313,7 @@ try:
     if os.environ.get("TRIO_WS_SPEEDUPS") == "0":
         raise ImportError("turned off")
     from ._speedups import apply_mask as apply_mask
+    from ._speedups import decode_messages as decode_messages
     from ._speedups import mask_in_place as mask_in_place
     from ._speedups import pack_frame as pack_frame
     from ._speedups import pack_header as pack_header
@@ -275,6 +321,7 @@ try:
 except ImportError:
     SPEEDUPS = False
     apply_mask = pure_apply_mask
+    decode_messages = pure_decode_messages
     mask_in_place = pure_mask_in_place
     pack_frame = pure_pack_frame
     pack_header = pure_pack_header

@@ -452,12 +452,205 @@ validate_utf8(PyObject *Py_UNUSED(module), PyObject *const *arguments, Py_ssize_
     return rest;
 }
 
+/* Decoding */
+
+/* As in trio_ws._frames. */
+#define FRAME_COST 64
+
+#define WHOLE_TEXT 0x81
+#define WHOLE_BINARY 0x82
+
+typedef struct {
+    byte first;
+    const byte *key;
+    const byte *payload;
+    Py_ssize_t length;
+} Frame;
+
+/* Reads the frame that begins at *wire*, of which *available* bytes are there. Returns its size on
+   the wire, or 0 if it is not whole or not simple. */
+static Py_ssize_t
+read_frame(const byte *wire, Py_ssize_t available, int masked, Frame *frame)
+{
+    if (available < 2) {
+        return 0;
+    }
+    frame->first = wire[0];
+    if ((frame->first != WHOLE_TEXT && frame->first != WHOLE_BINARY) ||
+        (wire[1] & MASK_BIT) != (masked ? MASK_BIT : 0)) {
+        return 0;
+    }
+    uint64_t length = wire[1] & 0x7F;
+    const int extended = length == 126 ? 2 : length == 127 ? 8 : 0;
+    const Py_ssize_t header_size = 2 + extended + (masked ? KEY_SIZE : 0);
+    if (available < header_size) {
+        return 0;
+    }
+    if (extended != 0) {
+        length = 0;
+        for (int index = 0; index < extended; index++) {
+            length = length << 8 | wire[2 + index];
+        }
+        if (length <= (extended == 2 ? 125 : 0xFFFF)) {
+            return 0;
+        }
+    }
+    if (length > (uint64_t)(available - header_size)) {
+        return 0;
+    }
+    frame->payload = wire + header_size;
+    frame->key = masked ? frame->payload - KEY_SIZE : NULL;
+    frame->length = (Py_ssize_t)length;
+    return header_size + frame->length;
+}
+
+/* Room to unmask text in before it becomes a str. */
+typedef struct {
+    byte small[4096];
+    byte *large;
+    Py_ssize_t large_size;
+} Scratch;
+
+static byte *
+scratch_for(Scratch *scratch, Py_ssize_t size)
+{
+    if (size <= (Py_ssize_t)sizeof scratch->small) {
+        return scratch->small;
+    }
+    if (size > scratch->large_size) {
+        byte *larger = PyMem_Realloc(scratch->large, (size_t)size);
+        if (larger == NULL) {
+            PyErr_NoMemory();
+            return NULL;
+        }
+        scratch->large = larger;
+        scratch->large_size = size;
+    }
+    return scratch->large;
+}
+
+static PyObject *
+text_of(const Frame *frame, Scratch *scratch)
+{
+    const byte *text = frame->payload;
+    if (frame->key != NULL) {
+        byte *unmasked = scratch_for(scratch, frame->length);
+        if (unmasked == NULL) {
+            return NULL;
+        }
+        mask_copy(unmasked, text, (size_t)frame->length, frame->key);
+        text = unmasked;
+    }
+    return PyUnicode_DecodeUTF8((const char *)text, frame->length, "strict");
+}
+
+static PyObject *
+binary_of(const Frame *frame)
+{
+    if (frame->key == NULL) {
+        return PyBytes_FromStringAndSize((const char *)frame->payload, frame->length);
+    }
+    PyObject *message = PyBytes_FromStringAndSize(NULL, frame->length);
+    if (message != NULL) {
+        mask_copy((byte *)PyBytes_AsString(message), frame->payload, (size_t)frame->length,
+                  frame->key);
+    }
+    return message;
+}
+
+/* Appends the messages between *position* and *end*, as long as they are simple. Leaves where it
+   came to in *position* and what is left of the limit in *limit*. */
+static int
+append_messages(PyObject *messages, const byte *wire, Py_ssize_t *position, Py_ssize_t end,
+                int masked, Py_ssize_t max_size, Py_ssize_t *limit, Scratch *scratch)
+{
+    Frame frame;
+    while (*limit > 0) {
+        const Py_ssize_t size = read_frame(wire + *position, end - *position, masked, &frame);
+        if (size == 0 || frame.length > max_size) {
+            break;
+        }
+        PyObject *message =
+            frame.first == WHOLE_TEXT ? text_of(&frame, scratch) : binary_of(&frame);
+        if (message == NULL) {
+            if (!PyErr_ExceptionMatches(PyExc_UnicodeDecodeError)) {
+                return 0;
+            }
+            PyErr_Clear();
+            break;
+        }
+        const int failed = PyList_Append(messages, message) < 0;
+        Py_DECREF(message);
+        if (failed) {
+            return 0;
+        }
+        *position += size;
+        *limit -= FRAME_COST + frame.length;
+    }
+    return 1;
+}
+
+static int
+get_size(PyObject *argument, Py_ssize_t *size)
+{
+    *size = PyLong_AsSsize_t(argument);
+    return *size != -1 || !PyErr_Occurred();
+}
+
+/* Any number that does not fit is as good as the nearest that does. */
+static int
+get_bound(PyObject *argument, Py_ssize_t *bound)
+{
+    *bound = PyNumber_AsSsize_t(argument, NULL);
+    return *bound != -1 || !PyErr_Occurred();
+}
+
+PyDoc_STRVAR(decode_messages_doc,
+             "decode_messages($module, buffer, position, end, masked, max_size, limit, /)\n--\n\n"
+             "As trio_ws._frames.pure_decode_messages.");
+
+static PyObject *
+decode_messages(PyObject *Py_UNUSED(module), PyObject *const *arguments, Py_ssize_t count)
+{
+    Py_ssize_t position, end, limit, max_size = PY_SSIZE_T_MAX;
+    Py_buffer buffer;
+    Scratch scratch;
+    PyObject *result = NULL;
+    scratch.large = NULL;
+    scratch.large_size = 0;
+    if (!check_count("decode_messages", count, 6, 6) || !get_size(arguments[1], &position) ||
+        !get_size(arguments[2], &end) ||
+        (arguments[4] != Py_None && !get_bound(arguments[4], &max_size)) ||
+        !get_size(arguments[5], &limit)) {
+        return NULL;
+    }
+    const int masked = PyObject_IsTrue(arguments[3]);
+    if (masked < 0 || PyObject_GetBuffer(arguments[0], &buffer, PyBUF_SIMPLE) < 0) {
+        return NULL;
+    }
+    if (position < 0 || position > end || end > buffer.len) {
+        PyErr_SetString(PyExc_ValueError, "position and end must be within the buffer");
+        PyBuffer_Release(&buffer);
+        return NULL;
+    }
+    PyObject *messages = PyList_New(0);
+    if (messages != NULL && append_messages(messages, buffer.buf, &position, end, masked, max_size,
+                                            &limit, &scratch)) {
+        result = Py_BuildValue("(Onn)", messages, position, limit);
+    }
+    Py_XDECREF(messages);
+    PyMem_Free(scratch.large);
+    PyBuffer_Release(&buffer);
+    return result;
+}
+
 /* The module */
 
 #define FUNCTION(name) {#name, (PyCFunction)(void (*)(void))name, METH_FASTCALL, name##_doc}
 
 static PyMethodDef functions[] = {
     FUNCTION(apply_mask),
+    FUNCTION(decode_messages),
     FUNCTION(mask_in_place),
     FUNCTION(pack_frame),
     FUNCTION(pack_header),

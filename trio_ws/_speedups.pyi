@@ -1,6 +1,9 @@
 from ._frames import Buffer
 
 def apply_mask(payload: Buffer, key: bytes, offset: int = 0, /) -> bytes: ...
+def decode_messages(
+    buffer: Buffer, position: int, end: int, masked: bool, max_size: int | None, limit: int, /
+) -> tuple[list[str | bytes], int, int]: ...
 def mask_in_place(
     buffer: bytearray | memoryview, start: int, key: bytes, offset: int = 0, /
 ) -> None: ...
