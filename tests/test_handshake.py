@@ -21,6 +21,7 @@ from trio_ws._handshake import (
     ServerHandshake,
 )
 from trio_ws._http import Request, Response
+from trio_ws._options import PermessageDeflate
 from trio_ws._upgrade import is_upgrade
 
 # The example of RFC 6455 section 1.3.
@@ -225,7 +226,7 @@ def test_the_hook_may_choose_a_subprotocol_of_those_offered() -> None:
         (Response(101, {"Sec-WebSocket-Protocol": "c"}), "subprotocol the client offered"),
         (Response(101, [("Sec-WebSocket-Protocol", "a")] * 2), "subprotocol the client offered"),
         (Response(101, {"Sec-WebSocket-Accept": "x"}), "the handshake sets it"),
-        (Response(101, {"Sec-WebSocket-Extensions": "x"}), "the handshake sets it"),
+        (Response(101, {"Sec-WebSocket-Extensions": "x"}), "use compression="),
         (Response(101, {"upgrade": "h2c"}), "the handshake sets it"),
         (Response(101, {"Content-Length": "0"}), "has no body"),
         (Response(100), "status 100"),
@@ -551,9 +552,9 @@ def test_a_str_is_not_a_sequence_of_names() -> None:
         ClientHandshake("h", subprotocols="chat")
 
 
-def client(**options: str) -> ClientHandshake:
+def client(compression: PermessageDeflate | None = None) -> ClientHandshake:
     """A client that offers the subprotocols a and b."""
-    return ClientHandshake("example.org", subprotocols=["a", "b"], **options)  # type: ignore[arg-type]  # only str
+    return ClientHandshake("example.org", subprotocols=["a", "b"], compression=compression)
 
 
 def accept_for(handshake: ClientHandshake) -> str:
@@ -594,7 +595,7 @@ def test_the_request_of_a_client() -> None:
         headers=[("X", "1"), ("X", "\xe9")],
         origin="https://example.org",
         authorization="Basic xyz",
-        extensions="permessage-deflate",
+        compression=PermessageDeflate(client_no_context_takeover=True),
     )
     key = handshake.request.header("Sec-WebSocket-Key")
     assert key is not None
@@ -607,7 +608,8 @@ def test_the_request_of_a_client() -> None:
         f"Sec-WebSocket-Key: {key}\r\n"
         "Sec-WebSocket-Version: 13\r\n"
         "Sec-WebSocket-Protocol: a, b\r\n"
-        "Sec-WebSocket-Extensions: permessage-deflate\r\n"
+        "Sec-WebSocket-Extensions: permessage-deflate; client_no_context_takeover; "
+        "client_max_window_bits\r\n"
         "Origin: https://example.org\r\n"
         "Authorization: Basic xyz\r\n"
         "X: 1\r\n"
@@ -633,7 +635,7 @@ def test_a_bare_request_has_nothing_optional_and_a_fresh_key() -> None:
         ("Sec-WebSocket-Key", "the handshake sets it"),
         ("Sec-WebSocket-Version", "the handshake sets it"),
         ("sec-websocket-protocol", "use subprotocols="),
-        ("Sec-WebSocket-Extensions", "the handshake sets it"),
+        ("Sec-WebSocket-Extensions", "use compression="),
         ("Content-Length", "no body"),
         ("Transfer-Encoding", "no body"),
     ],
@@ -668,7 +670,6 @@ def test_authorization_comes_from_one_side_only() -> None:
         lambda: ClientHandshake("h", headers={"X\r\nY": "b"}),
         lambda: ClientHandshake("h", origin="null\r\n"),
         lambda: ClientHandshake("h", authorization="x\n"),
-        lambda: ClientHandshake("h", extensions="x\n"),
         lambda: ClientHandshake("h", subprotocols=["a", "a"]),
         lambda: ClientHandshake("h", subprotocols=["a,b"]),
         lambda: ClientHandshake("h", subprotocols=[""]),
@@ -692,7 +693,7 @@ def test_a_101_opens_the_websocket() -> None:
     handshake.receive_data(b"a")
     assert handshake.trailing_data == b"\x81\x01a"
     assert handshake.subprotocol is None
-    assert handshake.extensions == []
+    assert handshake.compression is None
 
 
 @pytest.mark.parametrize(
@@ -710,12 +711,28 @@ def test_every_spelling_of_a_101_is_accepted(changed: dict[str, str]) -> None:
     assert handshake.subprotocol == changed.get("Sec_WebSocket_Protocol")
 
 
-def test_the_extensions_of_the_answer_are_for_the_one_who_offered_them() -> None:
-    handshake = client(extensions="x, y")
-    more = ["Sec-WebSocket-Extensions: x; a", "Sec-WebSocket-Extensions: y"]
-    handshake.receive_data(switching(handshake, *more))
+def test_compression_that_the_server_agrees_to() -> None:
+    handshake = client(compression=PermessageDeflate())
+    answer = "Sec-WebSocket-Extensions: permessage-deflate; server_max_window_bits=10"
+    handshake.receive_data(switching(handshake, answer))
     assert handshake.next_response() is not None
-    assert handshake.extensions == ["x; a", "y"]
+    assert handshake.compression is not None
+    assert handshake.compression.server_max_window_bits == 10
+
+
+def test_compression_that_the_server_does_not_want() -> None:
+    handshake = client(compression=PermessageDeflate())
+    handshake.receive_data(switching(handshake))
+    assert handshake.next_response() is not None
+    assert handshake.compression is None
+
+
+def test_an_answer_that_agrees_to_another_compression_fails() -> None:
+    handshake = client(compression=PermessageDeflate())
+    handshake.receive_data(switching(handshake, "Sec-WebSocket-Extensions: x-deflate"))
+    with pytest.raises(HandshakeError, match="is not a WebSocket handshake: its Sec-WebSocket-Ext"):
+        handshake.next_response()
+    assert handshake.compression is None
 
 
 def test_interim_responses_are_skipped() -> None:

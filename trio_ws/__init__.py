@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from ._broadcast import broadcast
 from ._client import connect_websocket, open_websocket, wrap_client_stream
+from ._deflate import DeflateParameters
 from ._errors import (
     ConnectionClosed,
     ConnectionClosedError,
@@ -13,7 +14,7 @@ from ._errors import (
 from ._frames import SPEEDUPS, CloseCode, CloseReason, Opcode
 from ._handshake import HandshakeError
 from ._http import Request, Response
-from ._options import StreamKeywords, StreamOptions, Timeouts
+from ._options import PermessageDeflate, StreamKeywords, StreamOptions, Timeouts
 from ._protocol import MessageTooBig, ProtocolError
 from ._server import WebSocketServer, serve_websocket, wrap_server_stream
 from ._stream import StreamStatistics, WebSocketStream
@@ -26,10 +27,12 @@ __all__ = [
     "ConnectionClosed",
     "ConnectionClosedError",
     "ConnectionClosedOK",
+    "DeflateParameters",
     "HandshakeError",
     "HandshakeTimeout",
     "MessageTooBig",
     "Opcode",
+    "PermessageDeflate",
     "ProtocolError",
     "Request",
     "Response",

@@ -174,6 +174,7 @@ async def wrap_client_stream(
             subprotocols=subprotocols,
             headers=headers,
             origin=origin,
+            compression=checked.compression,
             max_size=checked.max_handshake_size,
         )
         with handshake_deadline(handshake, checked):
@@ -200,6 +201,7 @@ async def _open(
         headers=headers,
         origin=origin,
         authorization=parsed.authorization,
+        compression=checked.compression,
         max_size=checked.max_handshake_size,
     )
     if parsed.secure and ssl_context is None:
@@ -273,5 +275,6 @@ def _make_stream(
         request=handshake.request,
         response=response,
         subprotocol=handshake.subprotocol,
+        compression=handshake.compression,
         buffered=handshake.trailing_data,
     )

@@ -113,12 +113,20 @@ class DeflateParameters:
     client_no_context_takeover: bool
 
 
+class DeflaterSettings(NamedTuple):
+    """What the output of two deflaters without context takeover can differ by."""
+
+    window_bits: int
+    level: int
+    mem_level: int
+
+
 class Codec(NamedTuple):
-    """The codec of one connection."""
+    """The codec of one connection; neither half if nothing was agreed."""
 
     deflater: Deflater | None
     """None if the peer's window is too small to compress for: everything is sent as it is."""
-    inflater: Inflater
+    inflater: Inflater | None
 
 
 # Negotiation
@@ -369,10 +377,52 @@ class Deflater:
             self._stream = None
         return output
 
+    @property
+    def settings(self) -> DeflaterSettings:
+        """What its output depends on beside its input, if there is no context takeover."""
+        return DeflaterSettings(self.window_bits, self.level, self.mem_level)
+
+    def twin(self) -> Deflater:
+        """Another deflater with the same settings, at its beginning."""
+        return Deflater(
+            window_bits=self.window_bits,
+            context_takeover=self.context_takeover,
+            level=self.level,
+            mem_level=self.mem_level,
+            library=self._library,
+        )
+
     def _new_stream(self) -> _Compressor:
         return self._library.compressobj(
             self.level, zlib.DEFLATED, -self.window_bits, self.mem_level
         )
+
+
+class SharedDeflate:
+    """A message that many streams send, deflated once: each piece when the first of them needs it.
+
+    :param payload: the message.
+    :param deflater: one without context takeover, which is used for nothing else meanwhile.
+    """
+
+    __slots__ = ("_deflater", "_payload", "_pieces")
+
+    def __init__(self, payload: bytes, deflater: Deflater) -> None:
+        self._payload = payload
+        self._deflater = deflater
+        self._pieces: list[bytes] = []
+
+    def piece(self, number: int) -> bytes:
+        """What :meth:`Deflater.deflate` makes of the *number*-th :data:`PIECE` of the message.
+
+        :param number: counted from 0; at most one beyond those that have been asked for.
+        """
+        if number == len(self._pieces):
+            start = number * PIECE
+            data = memoryview(self._payload)[start : start + PIECE]
+            final = start + PIECE >= len(self._payload)
+            self._pieces.append(self._deflater.deflate(data, final))
+        return self._pieces[number]
 
 
 class Inflater:
@@ -414,6 +464,11 @@ class Inflater:
         self._final = False
         # Whether a block may be open: the payload goes beyond the last BFINAL, if there was one.
         self._unended = False
+
+    @property
+    def input_left(self) -> int:
+        """Bytes of what was fed that are not used up."""
+        return len(self._input) - self._position
 
     def feed(self, data: Buffer, final: bool) -> None:
         """Take the next piece of the message's payload, unmasked.

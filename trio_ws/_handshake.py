@@ -25,6 +25,7 @@ from typing import Final
 
 import h11
 
+from ._deflate import DeflateParameters, NegotiationError, check_answer, choose_offer, make_offer
 from ._headers import contains_token, is_token
 from ._heads import (
     HeadTooLarge,
@@ -46,6 +47,7 @@ from ._http import (
     is_authority,
     unchecked_response,
 )
+from ._options import PermessageDeflate
 from ._origins import AllowedOrigins
 from ._upgrade import (
     HTTP_VERSION_TEXT,
@@ -71,7 +73,7 @@ _CLIENT_HEADERS: Final = {
     "host": "it comes from the URL, or from host=",
     "origin": "use origin=",
     "sec-websocket-protocol": "use subprotocols=",
-    "sec-websocket-extensions": "the handshake sets it",
+    "sec-websocket-extensions": "use compression=",
     "upgrade": "the handshake sets it",
     "connection": "the handshake sets it",
     "content-length": "the request of a handshake has no body",
@@ -79,7 +81,7 @@ _CLIENT_HEADERS: Final = {
 }
 _SERVER_HEADERS: Final = {
     "sec-websocket-protocol": "use subprotocols=",
-    "sec-websocket-extensions": "the handshake sets it",
+    "sec-websocket-extensions": "use compression=",
     "upgrade": "the handshake sets it",
     "connection": "the handshake sets it",
     "content-length": "a 101 response has no body",
@@ -117,8 +119,7 @@ class ClientHandshake:
     :param headers: more headers for the request.
     :param origin: the value of the Origin header, which browsers send.
     :param authorization: the value of the Authorization header.
-    :param extensions: the value of the Sec-WebSocket-Extensions header. With it, the caller has to
-        check `extensions` afterwards; without it, an answer with extensions fails.
+    :param compression: what to offer; None offers nothing.
     :param max_size: how many bytes the head of the answer may have, interim answers included.
     :raises ValueError: if a value is not legal, a subprotocol is offered twice, or ``headers`` has
         one that the handshake sets or that has its own parameter.
@@ -129,8 +130,8 @@ class ClientHandshake:
     """The request that is sent."""
     subprotocol: str | None
     """The subprotocol that the 101 names."""
-    extensions: list[str]
-    """The values of Sec-WebSocket-Extensions in the 101."""
+    compression: DeflateParameters | None
+    """What the 101 agrees to of the compression that was offered."""
 
     def __init__(
         self,
@@ -141,7 +142,7 @@ class ClientHandshake:
         headers: HeadersInput = (),
         origin: str | None = None,
         authorization: str | None = None,
-        extensions: str | None = None,
+        compression: PermessageDeflate | None = None,
         max_size: int = 65536,
     ) -> None:
         if not host_header or not is_authority(host_header):
@@ -156,21 +157,21 @@ class ClientHandshake:
         key = b64encode(secrets.token_bytes(16)).decode("ascii")
         self._accept = _accept_value(key)
         self._offered_subprotocols = _checked_subprotocols(subprotocols)
-        self._offered_extensions = extensions is not None
+        self._offered_compression = compression
         own = {
             "Host": host_header,
             **dict(_SWITCHING),
             "Sec-WebSocket-Key": key,
             "Sec-WebSocket-Version": "13",
             "Sec-WebSocket-Protocol": ", ".join(self._offered_subprotocols) or None,
-            "Sec-WebSocket-Extensions": extensions,
+            "Sec-WebSocket-Extensions": None if compression is None else make_offer(compression),
             "Origin": origin,
             "Authorization": authorization,
         }
         given = [(name, value) for name, value in own.items() if value is not None]
         self.request = Request("GET", target, [*given, *extra])
         self.subprotocol = None
-        self.extensions = []
+        self.compression = None
         self._http = h11.Connection(h11.CLIENT, max_incomplete_event_size=_MAX_RAW_BODY)
         self._to_send = send_request(self._http, self.request)
         self._received = ReceivedHead(max_size)
@@ -260,7 +261,6 @@ class ClientHandshake:
             self._complaint = f"the server's answer is not a WebSocket handshake: {rule}"
         else:
             self.subprotocol = answer.header("Sec-WebSocket-Protocol")
-            self.extensions = answer.header_values("Sec-WebSocket-Extensions")
 
     def _broken_rule(self, answer: Response, http_version: str) -> str | None:
         """Name the rule of RFC 6455 section 4.1 that a 101 breaks, if it breaks one."""
@@ -272,13 +272,25 @@ class ClientHandshake:
             return "its Connection header does not contain Upgrade"
         if answer.header_values("Sec-WebSocket-Accept") != [self._accept]:
             return "its Sec-WebSocket-Accept header is not the one for our key, exactly once"
-        if not self._offered_extensions and answer.header_values("Sec-WebSocket-Extensions"):
-            return "its Sec-WebSocket-Extensions header names extensions that we did not offer"
         subprotocols = answer.header_values("Sec-WebSocket-Protocol")
         if len(subprotocols) > 1:
             return "it has more than one Sec-WebSocket-Protocol header"
         if subprotocols and subprotocols[0] not in self._offered_subprotocols:
             return "its Sec-WebSocket-Protocol header is not a subprotocol that we offered"
+        try:
+            self.compression = self._agreed_compression(answer)
+        except NegotiationError as error:
+            return str(error)
+        return None
+
+    def _agreed_compression(self, answer: Response) -> DeflateParameters | None:
+        values = answer.header_values("Sec-WebSocket-Extensions")
+        if self._offered_compression is not None:
+            return check_answer(values, self._offered_compression)
+        if values:
+            raise NegotiationError(
+                "its Sec-WebSocket-Extensions header names extensions that we did not offer"
+            )
         return None
 
     def _body_is_over(self) -> bool:
@@ -317,6 +329,7 @@ class ServerHandshake:
         header. Otherwise the origins accepted, such as ``https://example.org``; ``"*"`` is every
         one. A request without an Origin header, which no browser sends, is always accepted.
     :param headers: more headers for the 101.
+    :param compression: what to agree to if the client offers it; None agrees to nothing.
     :param max_size: how many bytes the head of the request may have.
     :raises ValueError: if a value is not legal, or ``headers`` has one that the handshake sets.
     :raises TypeError: if ``subprotocols`` or ``origins`` is a str.
@@ -328,6 +341,8 @@ class ServerHandshake:
     """What the request was answered with, once it was."""
     subprotocol: str | None
     """The subprotocol chosen, after `respond` returned a 101."""
+    compression: DeflateParameters | None
+    """What was agreed to of the client's offers of compression, after `respond` returned a 101."""
 
     def __init__(
         self,
@@ -335,11 +350,14 @@ class ServerHandshake:
         subprotocols: Sequence[str] = (),
         origins: Sequence[str] | None = None,
         headers: HeadersInput = (),
+        compression: PermessageDeflate | None = None,
         max_size: int = 65536,
     ) -> None:
         self.request = None
         self.response = None
         self.subprotocol = None
+        self.compression = None
+        self._wanted_compression = compression
         self._known_subprotocols = _checked_subprotocols(subprotocols)
         self._origins = AllowedOrigins(origins)
         self._headers = _checked_extra_headers(headers, _SERVER_HEADERS)
@@ -467,13 +485,24 @@ class ServerHandshake:
         _check_extra_headers(others, _SERVER_HEADERS)
         accept = ("Sec-WebSocket-Accept", _accept_value(fields["sec-websocket-key"][0]))
         chosen = () if subprotocol is None else (("Sec-WebSocket-Protocol", subprotocol),)
-        headers = (*_SWITCHING, accept, *chosen, *self._headers, *others)
+        compression, answer = self._agree_on_compression(fields)
+        extensions = () if compression is None else (("Sec-WebSocket-Extensions", answer),)
+        headers = (*_SWITCHING, accept, *chosen, *extensions, *self._headers, *others)
         response = unchecked_response(101, headers, b"", REASONS[101])
         self._send(response)
         self.subprotocol = subprotocol
+        self.compression = compression
         if contains_token(fields.get("expect", ()), "100-continue"):
             self._to_send = _CONTINUE + self._to_send
         return response
+
+    def _agree_on_compression(self, fields: Fields) -> tuple[DeflateParameters | None, str]:
+        """What is agreed, and the value of the header that says so."""
+        agreed = None
+        if self._wanted_compression is not None:
+            offers = fields.get("sec-websocket-extensions", ())
+            agreed = choose_offer(offers, self._wanted_compression)
+        return (None, "") if agreed is None else agreed
 
     def _choose_subprotocol(self, offered: Sequence[str], added: Pairs) -> str | None:
         chosen = [value for name, value in added if name.lower() == "sec-websocket-protocol"]

@@ -140,6 +140,7 @@ class StreamKeywords(TypedDict, total=False):
     For functions that pass them on: ``**options: Unpack[trio_ws.StreamKeywords]``.
     """
 
+    compression: PermessageDeflate | None
     timeouts: Timeouts
     max_message_size: int | None
     max_frame_size: int | None
@@ -153,9 +154,12 @@ class StreamKeywords(TypedDict, total=False):
 class StreamOptions:
     """The options of one stream, whichever way it is opened.
 
+    :param compression: how to compress, if the peer wants it too: see :class:`PermessageDeflate`.
+        Default None: not at all.
     :param timeouts: see :class:`Timeouts`.
     :param max_message_size: bytes that a received message may have, all its frames together; above
-        it the connection fails with 1009. Default 16 MiB. None: no limit.
+        it the connection fails with 1009. Of a compressed message, what it inflates to counts.
+        Default 16 MiB. None: no limit.
     :param max_frame_size: bytes of payload after which a sent message goes on in a further frame
         (Beast's ``auto_fragment`` and ``write_buffer_bytes``). Pings and pongs pass between frames.
         Default None: one frame a message.
@@ -172,6 +176,7 @@ class StreamOptions:
     :raises TypeError: if ``timeouts`` is something else, such as a number.
     """
 
+    compression: PermessageDeflate | None = None
     timeouts: Timeouts = Timeouts()
     max_message_size: int | None = 16 * MIB
     max_frame_size: int | None = None

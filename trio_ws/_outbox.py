@@ -5,7 +5,9 @@ Theory of operation
 
 What is committed is a message, not its bytes. :meth:`Outbox.buffers` turns messages into frames,
 but never more than 64 KiB ahead of what the transport has taken: a message of any size is masked
-piece by piece, and never held twice.
+piece by piece, and never held twice. A message that is to be compressed is deflated piece by piece
+too, each piece into frames of its own, so that control frames pass there as well; and at each call
+only so much, since what comes of it says nothing of the time that it takes.
 
 At every boundary between two frames the next frame is, in this order, the pending pong, the other
 control frames first come first served, the next piece of data, and the Close. So control frames
@@ -19,11 +21,15 @@ import enum
 from collections import deque
 from typing import Final, NamedTuple
 
-from ._frames import FIN, Buffer, MaskingKeys, Opcode, apply_mask, pack_header
+from ._deflate import PIECE, Deflater, SharedDeflate
+from ._frames import FIN, RSV1, Buffer, MaskingKeys, Opcode, apply_mask, pack_header
 from ._protocol import FRAME_COST
 
 AHEAD: Final = 64 * 1024
 """Bytes that are encoded before the transport has taken those before them."""
+
+_DEFLATE_STEP: Final = 32 * 1024
+"""Bytes that are deflated for one call of :meth:`Outbox.buffers`: a few milliseconds."""
 
 _REFILL = 16 * 1024
 """Bytes that must have been taken before more is encoded, so that pieces do not become tiny."""
@@ -57,6 +63,8 @@ class _Data(NamedTuple):
     """None: *payload* is a whole frame already."""
     payload: Buffer
     fin: bool
+    compress: bool | SharedDeflate = False
+    """Whether it is deflated; or by whom, if that is done for many streams at once."""
     cut: bool = False
     """Whether the end of it was dropped, so that it never counts as written."""
 
@@ -75,6 +83,7 @@ class Outbox:
     :param masked: whether frames are masked: a client's are.
     :param max_frame_size: bytes of payload after which a message goes on in a further frame, or
         None. It may be changed.
+    :param deflater: for compressed messages; None if they were not agreed on.
     """
 
     __slots__ = (
@@ -85,6 +94,7 @@ class Outbox:
         "_committed_data",
         "_controls",
         "_data",
+        "_deflater",
         "_encoded",
         "_encoded_size",
         "_frame_key",
@@ -99,11 +109,17 @@ class Outbox:
         "_written_control",
         "_written_data",
         "control_size",
+        "deflated",
         "max_frame_size",
     )
 
-    def __init__(self, *, masked: bool, max_frame_size: int | None) -> None:
+    def __init__(
+        self, *, masked: bool, max_frame_size: int | None, deflater: Deflater | None = None
+    ) -> None:
         self.max_frame_size = max_frame_size
+        self._deflater = deflater
+        self.deflated = 0
+        """Bytes that have been deflated since the beginning, and :data:`FRAME_COST` each time."""
         self._keys = MaskingKeys() if masked else None
         self._data: deque[_Data] = deque()
         self._controls: deque[tuple[Opcode, bytes]] = deque()
@@ -148,9 +164,19 @@ class Outbox:
             or self._close is not None
         )
 
-    def commit_data(self, opcode: Opcode, payload: bytes, fin: bool) -> None:
-        """A message, or a part of one, after everything committed before."""
-        self._data.append(_Data(opcode, payload, fin))
+    def commit_data(
+        self,
+        opcode: Opcode,
+        payload: bytes,
+        fin: bool,
+        compress: bool | SharedDeflate = False,
+    ) -> None:
+        """A message, or a part of one, after everything committed before.
+
+        :param compress: whether to deflate it, all parts of a message or none; or the message, if
+            it is deflated for many streams at once.
+        """
+        self._data.append(_Data(opcode, payload, fin, compress))
         self._pending_size += FRAME_COST + len(payload)
         self._committed_data += 1
 
@@ -233,11 +259,16 @@ class Outbox:
         )
 
     def buffers(self) -> list[Buffer]:
-        """What to write next, at least 48 KiB if there is as much; empty if there is nothing.
+        """What to write next, at least 48 KiB if there is as much and it is not to be deflated.
+
+        Empty only if there is nothing.
 
         Whoever asks writes them, and reports it to :meth:`written`.
         """
-        while self._encoded_size <= AHEAD - _REFILL and self._encode_next():
+        enough = self.deflated + _DEFLATE_STEP
+        while (
+            self._encoded_size <= AHEAD - _REFILL and self.deflated < enough and self._encode_next()
+        ):
             pass
         self._handed_out = bool(self._encoded)
         return [piece.buffer for piece in self._encoded]
@@ -289,11 +320,14 @@ class Outbox:
         self._append(self._frame(opcode | FIN, payload), boundary)
 
     def _begin_data_frame(self) -> None:
-        opcode, payload, fin, _ = self._data[0]
+        opcode, payload, fin, compress, _ = self._data[0]
         if opcode is None:
             self._append(payload, _Boundary.DATA)
             self._pending_size -= len(payload)
             self._end_data()
+            return
+        if compress:
+            self._deflate_next()
             return
         offset = self._offset
         left = len(payload) - offset
@@ -330,6 +364,36 @@ class Outbox:
         self._append(chunk if key is None else apply_mask(chunk, key, self._frame_offset), boundary)
         self._frame_offset += length
         self._advance(length)
+
+    def _deflate_next(self) -> None:
+        """The next piece of a message that is compressed, in frames of its own."""
+        data, offset = self._data[0], self._offset
+        assert data.opcode is not None
+        piece = memoryview(data.payload)[offset : offset + PIECE]
+        is_end = offset + len(piece) == len(data.payload)
+        final = data.fin and is_end
+        if isinstance(data.compress, SharedDeflate):
+            deflated = data.compress.piece(offset // PIECE)
+        else:
+            assert self._deflater is not None
+            deflated = self._deflater.deflate(piece, final)
+        self.deflated += FRAME_COST + len(piece)
+        is_begin = offset == 0 and data.opcode is not Opcode.CONTINUATION
+        opcode = data.opcode | RSV1 if is_begin else Opcode.CONTINUATION
+        self._append_frames(opcode, deflated, final, is_end)
+        self._advance(len(piece))
+
+    def _append_frames(self, opcode: int, payload: bytes, final: bool, is_end: bool) -> None:
+        """Frames for *payload*, the last of which may end the message, and the data item."""
+        step = self.max_frame_size or len(payload) or 1
+        for start in range(0, len(payload) or 1, step):
+            is_last = start + step >= len(payload)
+            fin_bit = FIN if final and is_last else 0
+            self._append(
+                self._frame(fin_bit | opcode, payload[start : start + step]),
+                _Boundary.DATA if is_end and is_last else _Boundary.FRAME,
+            )
+            opcode = Opcode.CONTINUATION
 
     def _frame(self, first_byte: int, payload: Buffer) -> bytes:
         if self._keys is None:

@@ -20,6 +20,10 @@ The payload of a message in several frames, or of a frame of which only a part i
 and validated as it arrives and collected in one buffer. :meth:`Protocol.take_part` takes from that
 buffer before the message is complete.
 
+A compressed message (RFC 7692) takes the same way, with the inflater between its frames and the
+buffer. What the inflater holds is decoding that has not been done yet: it counts against the
+caller's limit, and against ``max_message_size``, as it comes out.
+
 What may happen when, as far as closing goes, is the table :data:`TRANSITIONS`. Messages are
 received in the states of :data:`RECEIVING` and sent in OPEN alone.
 """
@@ -30,12 +34,14 @@ import enum
 from types import MappingProxyType
 from typing import Final, NamedTuple, TypeAlias
 
+from ._deflate import InflateError, Inflater
 from ._frames import (
     CONTROL_BIT,
     FIN,
     MAX_CONTROL_PAYLOAD,
     NO_REASON,
     OPCODE_BITS,
+    RSV1,
     RSV_BITS,
     Buffer,
     CloseCode,
@@ -51,6 +57,10 @@ from ._frames import (
 
 FRAME_COST: Final = 64
 """What a frame or a message counts beside its payload, so that empty ones are not free."""
+
+_INFLATE_COST: Final = 4
+"""What a byte counts that is inflated, beside those that come of it: it may take much work to find
+out that it is nothing."""
 
 _LENGTH_TOP_BIT = 1 << 63
 _OPCODES = tuple(Opcode(bits) if bits in set(Opcode) else None for bits in range(16))
@@ -176,12 +186,16 @@ class Protocol:
 
     :param role: which side this is.
     :param max_message_size: bytes that a received message may have, or None. It may be changed.
+    :param inflater: for compressed messages; None if they were not agreed on.
     """
 
     __slots__ = (
+        "_compressed",
         "_discarding",
         "_dropped",
         "_fin",
+        "_inflater",
+        "_inflating",
         "_key",
         "_last",
         "_message",
@@ -201,8 +215,11 @@ class Protocol:
         "state",
     )
 
-    def __init__(self, role: Role, max_message_size: int | None) -> None:
+    def __init__(
+        self, role: Role, max_message_size: int | None, inflater: Inflater | None = None
+    ) -> None:
         self.role = role
+        self._inflater = inflater
         self._peer_masks = role is Role.SERVER
         self.max_message_size = max_message_size
         self.state = State.OPEN
@@ -218,6 +235,8 @@ class Protocol:
         self._message = bytearray()
         self._size = 0
         self._utf8_pending = b""
+        self._compressed = False
+        self._inflating = False
         self._dropped = False
         self._discarding = False
         # Its frame in progress: _remaining is 0 between frames.
@@ -266,6 +285,7 @@ class Protocol:
 
     def _forget_undecoded(self) -> None:
         self._undecoded = bytearray()
+        self._inflater = None
         self._last = None
         self.stalled = False
 
@@ -283,7 +303,8 @@ class Protocol:
     def discarding(self) -> bool:
         """Whether messages are thrown away as they arrive.
 
-        A message of which any part was thrown away is thrown away whole.
+        A message of which any part was thrown away is thrown away whole. If it is compressed it is
+        inflated all the same, since those after it may refer to it.
         """
         return self._discarding
 
@@ -299,7 +320,8 @@ class Protocol:
         """The events in what was kept and *data*, in order.
 
         :param data: what the transport has brought; empty to go on after a stop. It is not kept.
-        :param limit: payload bytes, and :data:`FRAME_COST` for each frame, after which to stop.
+        :param limit: payload bytes, and :data:`FRAME_COST` for each frame, after which to stop. Of
+            a compressed message, what it inflates to counts, and each byte of it four times.
         """
         events: list[Event] = []
         if self.state not in RECEIVING:
@@ -333,6 +355,9 @@ class Protocol:
                 "text must be valid UTF-8 (section 8.1)", CloseCode.INVALID_PAYLOAD_DATA
             )
             return
+        except InflateError as error:
+            self._last = ProtocolError(str(error), CloseCode.INVALID_PAYLOAD_DATA)
+            return
         if data is kept:
             del kept[:position]
         elif position < len(data):
@@ -365,14 +390,18 @@ class Protocol:
     def _decode_frames(self, view: memoryview, limit: int, events: list[Event]) -> tuple[int, bool]:
         """How far it came, and whether it stopped because of *limit*."""
         position, end = 0, len(view)
-        while position < end:
+        while position < end or self._inflating:
             if limit <= 0:
                 return position, True
+            if self._inflating:
+                limit -= self._inflate(limit, events)
+                continue
             if self._remaining:
                 chunk = view[position : position + self._remaining]
                 self._receive_payload(chunk, events)
                 position += len(chunk)
-                limit -= len(chunk)
+                if not self._compressed:
+                    limit -= len(chunk)
                 continue
             header = parse_header(view, position, end)
             if header is None:
@@ -392,9 +421,10 @@ class Protocol:
                     break
                 events.append(Ping(payload) if opcode is _PING else Pong(payload))
                 continue
-            self._check_data_frame(opcode, header.length)
+            compressed = bool(header.first_byte & RSV1) if opcode else self._compressed
+            self._check_data_frame(opcode, header.length, compressed)
             limit -= FRAME_COST
-            if opcode and header.first_byte & FIN and stop <= end:
+            if opcode and header.first_byte & FIN and stop <= end and not compressed:
                 if not self._discarding:
                     events.append(_whole_message(opcode, _unmask(view[start:stop], key)))
                 limit -= header.length
@@ -407,9 +437,9 @@ class Protocol:
     def _check_header(self, header: FrameHeader) -> Opcode:
         """The checks that need no knowledge of the frames before: RFC 6455 sections 5.1 and 5.2."""
         first, masked, length, minimal, _ = header
-        if first & RSV_BITS:
-            raise ProtocolError("reserved bits must be 0 without an extension (section 5.2)")
         opcode = _OPCODES[first & OPCODE_BITS]
+        if first & RSV_BITS:
+            self._check_reserved_bits(first & RSV_BITS, opcode)
         if opcode is None:
             raise ProtocolError(f"opcode {first & OPCODE_BITS:#x} is reserved (section 5.2)")
         if masked is not self._peer_masks:
@@ -427,7 +457,15 @@ class Protocol:
                 raise ProtocolError("a control frame has at most 125 bytes (section 5.5)")
         return opcode
 
-    def _check_data_frame(self, opcode: Opcode, length: int) -> None:
+    def _check_reserved_bits(self, bits: int, opcode: Opcode | None) -> None:
+        if bits != RSV1 or self._inflater is None:
+            raise ProtocolError("reserved bits must be 0 without an extension (section 5.2)")
+        if opcode is not _TEXT and opcode is not _BINARY:
+            raise ProtocolError(
+                "RSV1 belongs on the first frame of a message alone (RFC 7692 section 6)"
+            )
+
+    def _check_data_frame(self, opcode: Opcode, length: int, compressed: bool) -> None:
         if opcode is _CONTINUATION:
             if self._opcode is None:
                 raise ProtocolError("there is no message to continue (section 5.4)")
@@ -436,8 +474,12 @@ class Protocol:
             if self._opcode is not None:
                 raise ProtocolError("a message must end before the next begins (section 5.4)")
             size, dropped = length, self._discarding
+        if not compressed and not dropped:
+            self._check_size(size)
+
+    def _check_size(self, size: int) -> None:
         limit = self.max_message_size
-        if limit is not None and size > limit and not dropped:
+        if limit is not None and size > limit:
             raise MessageTooBig(size, limit)
 
     def _begin_frame(
@@ -446,25 +488,65 @@ class Protocol:
         if opcode is not _CONTINUATION:
             self._opcode = opcode
             self._size = 0
+            self._compressed = bool(header.first_byte & RSV1)
             self._dropped = self._discarding
-        self._size += header.length
+        if not self._compressed:
+            self._size += header.length
         self._fin = bool(header.first_byte & FIN)
         self._key = key
         self._offset = 0
         self._remaining = header.length
         if self._remaining == 0 and self._fin:
-            self._end_message(events)
+            self._receive_payload(memoryview(b""), events)
 
     def _receive_payload(self, chunk: memoryview, events: list[Event]) -> None:
         """Bytes of the data frame in progress."""
         length = len(chunk)
         self._remaining -= length
-        if not self._dropped:
+        if self._compressed or not self._dropped:
             payload = chunk if self._key is None else apply_mask(chunk, self._key, self._offset)
-            if self._opcode is _TEXT:
-                self._utf8_pending = validate_utf8(self._utf8_pending, payload, False)
-            self._message += payload
             self._offset += length
+            if self._compressed:
+                self._feed_inflater(payload, events)
+                return
+            self._collect(payload)
+        self._end_message_if_complete(events)
+
+    def _feed_inflater(self, payload: Buffer, events: list[Event]) -> None:
+        assert self._inflater is not None
+        self._inflater.feed(payload, self._fin and self._remaining == 0)
+        self._inflating = not self._inflater.needs_input
+        if not self._inflating:
+            self._end_message_if_complete(events)
+
+    def _inflate(self, limit: int, events: list[Event]) -> int:
+        """Go on with the compressed message in progress; what that counts against *limit*."""
+        inflater = self._inflater
+        assert inflater is not None
+        input_left = inflater.input_left
+        payload = inflater.produce(self._inflate_at_most(limit))
+        if not self._dropped:
+            self._size += len(payload)
+            self._check_size(self._size)
+            self._collect(payload)
+        self._inflating = not inflater.needs_input
+        if not self._inflating:
+            self._end_message_if_complete(events)
+        return len(payload) + _INFLATE_COST * (input_left - inflater.input_left)
+
+    def _inflate_at_most(self, limit: int) -> int:
+        """No more than *limit*, nor than what is one byte too many."""
+        if self.max_message_size is None:
+            return limit
+        return min(limit, max(self.max_message_size - self._size, 0) + 1)
+
+    def _collect(self, payload: Buffer) -> None:
+        """Bytes of the message in progress, unmasked and inflated."""
+        if self._opcode is _TEXT:
+            self._utf8_pending = validate_utf8(self._utf8_pending, payload, False)
+        self._message += payload
+
+    def _end_message_if_complete(self, events: list[Event]) -> None:
         if self._remaining == 0 and self._fin:
             self._end_message(events)
 

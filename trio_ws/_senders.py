@@ -13,6 +13,7 @@ from typing import Final
 import trio
 from trio.lowlevel import Task
 
+from ._deflate import SharedDeflate
 from ._frames import Opcode
 from ._outbox import Outbox
 from ._waiting import Waiter
@@ -24,12 +25,15 @@ _CONTROL_ROOM: Final = 16 * 1024
 class DataSender(Waiter):
     """The current task, with a message, or a part of one, to commit."""
 
-    __slots__ = ("fin", "opcode", "payload", "utf8_pending")
+    __slots__ = ("compress", "fin", "opcode", "payload", "utf8_pending")
 
-    def __init__(self, opcode: Opcode, payload: bytes, fin: bool, utf8_pending: bytes) -> None:
+    def __init__(
+        self, opcode: Opcode, payload: bytes, compress: bool, fin: bool, utf8_pending: bytes
+    ) -> None:
         super().__init__()
         self.opcode = opcode
         self.payload = payload
+        self.compress = compress
         self.fin = fin
         self.utf8_pending = utf8_pending
         """The start of a code point with which the message ends as yet."""
@@ -51,11 +55,12 @@ class ControlSender(Waiter):
 class OpenMessage:
     """The message of which a task has sent a part, and not the last one."""
 
-    __slots__ = ("opcode", "task", "utf8_pending")
+    __slots__ = ("compress", "opcode", "task", "utf8_pending")
 
-    def __init__(self, task: Task, opcode: Opcode, utf8_pending: bytes) -> None:
+    def __init__(self, task: Task, opcode: Opcode, compress: bool, utf8_pending: bytes) -> None:
         self.task = task
         self.opcode = opcode
+        self.compress = compress
         self.utf8_pending = utf8_pending
 
 
@@ -108,9 +113,9 @@ class Senders:
         """Whether a whole message may be committed right now, without waiting."""
         return self._open is None and not self._data and self._has_room()
 
-    def commit(self, opcode: Opcode, payload: bytes) -> None:
+    def commit(self, opcode: Opcode, payload: bytes, compress: bool | SharedDeflate) -> None:
         """A whole message, of a task that has the turn."""
-        self._outbox.commit_data(opcode, payload, True)
+        self._outbox.commit_data(opcode, payload, True, compress)
         self.messages_sent += 1
 
     def commit_frame(self, frame: bytes) -> None:
@@ -194,12 +199,14 @@ class Senders:
     def _commit_part(self, sender: DataSender) -> None:
         message = self._open
         opcode = sender.opcode if message is None else Opcode.CONTINUATION
-        self._outbox.commit_data(opcode, sender.payload, sender.fin)
+        self._outbox.commit_data(opcode, sender.payload, sender.fin, sender.compress)
         if sender.fin:
             self._open = None
             self.messages_sent += 1
         elif message is None:
-            self._open = OpenMessage(sender.task, sender.opcode, sender.utf8_pending)
+            self._open = OpenMessage(
+                sender.task, sender.opcode, sender.compress, sender.utf8_pending
+            )
         else:
             message.utf8_pending = sender.utf8_pending
 

@@ -258,6 +258,7 @@ class _Acceptor:
             subprotocols=self.subprotocols,
             origins=self.origins,
             headers=self.headers,
+            compression=self.options.compression,
             max_size=self.options.max_handshake_size,
         )
 
@@ -335,6 +336,7 @@ def _make_stream(
         request=handshake.request,
         response=handshake.response,
         subprotocol=handshake.subprotocol,
+        compression=handshake.compression,
         buffered=handshake.trailing_data,
     )
 

@@ -32,6 +32,7 @@ import trio
 from trio.lowlevel import enable_ki_protection
 
 from ._deadlines import Deadlines, Due
+from ._deflate import Codec, DeflateParameters, Deflater, SharedDeflate, client_codec, server_codec
 from ._errors import ConnectionClosed, ConnectionClosedError, ConnectionClosedOK
 from ._frames import (
     MAX_CONTROL_PAYLOAD,
@@ -72,6 +73,9 @@ logger = logging.getLogger("trio_ws")
 
 _DECODE_STEP: Final = 64 * 1024
 """What the reader decodes before others have their turn, in the units of ``Protocol.decode``."""
+
+_DEFLATE_PRICE: Final = 8
+"""What a byte to be compressed costs of the budget of the run."""
 
 _READ_AHEAD: Final = 16 * 1024
 """Bytes that may be read beyond the room in the inbox, and wait undecoded."""
@@ -150,6 +154,7 @@ class WebSocketStream(trio.abc.Channel[str | bytes]):
         request: Request,
         response: Response,
         subprotocol: str | None,
+        compression: DeflateParameters | None,
         buffered: bytes,
     ) -> None:
         self._stream = stream
@@ -158,9 +163,16 @@ class WebSocketStream(trio.abc.Channel[str | bytes]):
         self._request = request
         self._response = response
         self._subprotocol = subprotocol
-        self._protocol = Protocol(role, options.max_message_size)
+        self._compression = compression
+        codec = _make_codec(role, compression, options)
+        self._deflater = codec.deflater
+        self._protocol = Protocol(role, options.max_message_size, codec.inflater)
         self._protocol.decode(buffered, 0)
-        self._outbox = Outbox(masked=role is Role.CLIENT, max_frame_size=options.max_frame_size)
+        self._outbox = Outbox(
+            masked=role is Role.CLIENT,
+            max_frame_size=options.max_frame_size,
+            deflater=codec.deflater,
+        )
         self._inbox = Inbox()
         # Waiting tasks
         self._receivers: OrderedDict[trio.lowlevel.Task, _Receiver] = OrderedDict()
@@ -231,6 +243,11 @@ class WebSocketStream(trio.abc.Channel[str | bytes]):
         return self._subprotocol
 
     @property
+    def compression(self) -> DeflateParameters | None:
+        """How messages may be compressed, as the opening handshake agreed; None if not at all."""
+        return self._compression
+
+    @property
     def request(self) -> Request:
         """The opening handshake's request, as sent by the client or received by the server."""
         return self._request
@@ -266,7 +283,8 @@ class WebSocketStream(trio.abc.Channel[str | bytes]):
         """Change options of the open stream, say the limit of the message size after a login.
 
         :param changes: any of the fields of :class:`StreamOptions`. ``max_handshake_size`` has no
-            effect any more, and a close that has begun keeps its deadline.
+            effect any more, nor has anything of ``compression`` but its ``min_size``; and a close
+            that has begun keeps its deadline.
         :raises ValueError: if a value is out of range; then nothing has changed.
         """
         options = self._options.replace(changes)
@@ -396,7 +414,7 @@ class WebSocketStream(trio.abc.Channel[str | bytes]):
 
     @enable_ki_protection
     async def send(  # pyright: ignore[reportIncompatibleMethodOverride]  # "message" says more
-        self, message: Data, *, text: bool | None = None
+        self, message: Data, *, text: bool | None = None, compress: bool | None = None
     ) -> None:
         """Send one message (Beast's ``write``).
 
@@ -407,6 +425,8 @@ class WebSocketStream(trio.abc.Channel[str | bytes]):
             is copied; ``bytes`` are not.
         :param text: True or False forces a text or a binary message, None (the default) goes by the
             type of *message*.
+        :param compress: whether to compress it, if that was agreed: see :attr:`compression`. None
+            (the default) does if it has ``PermessageDeflate.min_size`` bytes.
         :raises ConnectionClosedError: the connection is closing or closed.
         :raises trio.ClosedResourceError: this side has closed the stream.
         :raises RuntimeError: this task has begun a message with :meth:`send_some` and not ended it.
@@ -416,20 +436,23 @@ class WebSocketStream(trio.abc.Channel[str | bytes]):
         Cancellation is total: of a call that raises ``Cancelled`` no byte was or will be sent.
         """
         opcode, payload = encode_message(message, text)
-        await self._checkpoint(len(payload))
+        compressed = self._compresses(compress, len(payload))
+        await self._checkpoint(_price(len(payload), compressed))
         self._check_sending()
         if self._senders.has_turn():
-            self._senders.commit(opcode, payload)
+            self._senders.commit(opcode, payload, compressed)
             self._write_committed()
             return
         if self._senders.own_message() is not None:
             raise RuntimeError(
                 "this task has begun a message with send_some: end it with fin=True first"
             )
-        await self._senders.wait(DataSender(opcode, payload, True, b""))
+        await self._senders.wait(DataSender(opcode, payload, compressed, True, b""))
 
     @enable_ki_protection
-    def send_nowait(self, message: Data, *, text: bool | None = None) -> None:
+    def send_nowait(
+        self, message: Data, *, text: bool | None = None, compress: bool | None = None
+    ) -> None:
         """:meth:`send` that does not wait, as ``trio.MemorySendChannel`` has it.
 
         :raises trio.WouldBlock: the outbox is full, other tasks wait, or a fragmented message has
@@ -439,11 +462,18 @@ class WebSocketStream(trio.abc.Channel[str | bytes]):
         self._check_sending()
         if not self._has_turn():
             raise trio.WouldBlock
-        self._senders.commit(opcode, payload)
+        self._senders.commit(opcode, payload, self._compresses(compress, len(payload)))
         self._write_committed()
 
     @enable_ki_protection
-    async def send_some(self, data: Data, *, fin: bool, text: bool | None = None) -> None:
+    async def send_some(
+        self,
+        data: Data,
+        *,
+        fin: bool,
+        text: bool | None = None,
+        compress: bool | None = None,
+    ) -> None:
         """Send a part of a message, in a frame of its own (Beast's ``write_some``).
 
         The first call begins the message, and only the task that made it may continue it. Until its
@@ -454,6 +484,8 @@ class WebSocketStream(trio.abc.Channel[str | bytes]):
             code point may be split between two parts.
         :param fin: whether this part ends the message.
         :param text: as for :meth:`send`; it counts on the first part.
+        :param compress: as for :meth:`send`; it counts on the first part, and so does the size of
+            that. A part that is compressed is whole frames, of 16 KiB of it each.
         :raises TypeError: a ``str`` for a binary message.
         :raises ValueError: text that is not valid UTF-8, or that ends within a code point.
         :raises ConnectionClosedError: as for :meth:`send`; so ``trio.ClosedResourceError``.
@@ -461,9 +493,10 @@ class WebSocketStream(trio.abc.Channel[str | bytes]):
         Cancellation is total: the part was not sent, and may be sent again.
         """
         opcode, payload, utf8_pending = self._encode_part(data, fin, text)
-        await self._checkpoint(len(payload))
+        compressed = self._compresses_part(compress, len(payload))
+        await self._checkpoint(_price(len(payload), compressed))
         self._check_sending()
-        sender = DataSender(opcode, payload, fin, utf8_pending)
+        sender = DataSender(opcode, payload, compressed, fin, utf8_pending)
         if self._senders.try_part(sender):
             # Its end may be what others wait for.
             self._admit_senders()
@@ -502,6 +535,20 @@ class WebSocketStream(trio.abc.Channel[str | bytes]):
             pending = validate_utf8(pending, payload, fin)
         return opcode, payload, pending
 
+    def _compresses(self, compress: bool | None, size: int) -> bool:
+        """Whether a message of that many bytes is compressed, the caller wishing *compress*."""
+        return self._deflater_for(compress, size) is not None
+
+    def _compresses_part(self, compress: bool | None, size: int) -> bool:
+        message = self._senders.own_message()
+        return self._compresses(compress, size) if message is None else message.compress
+
+    def _deflater_for(self, compress: bool | None, size: int) -> Deflater | None:
+        options = self._options.compression
+        if compress is None:
+            compress = options is not None and size >= options.min_size
+        return self._deflater if compress else None
+
     def _has_turn(self) -> bool:
         """Whether a message may be committed without waiting; what was gathered may make room."""
         if not self._senders.has_turn():
@@ -513,7 +560,9 @@ class WebSocketStream(trio.abc.Channel[str | bytes]):
         if self._protocol.state is not State.OPEN:
             raise self._closed_error(sending=True)
 
-    def _offer(self, opcode: Opcode, payload: bytes, frame: bytes) -> bool:
+    def _offer(
+        self, opcode: Opcode, payload: bytes, frame: bytes, compress: bool | SharedDeflate
+    ) -> bool:
         """For ``broadcast``: commit *payload*, or *frame* which is the same for a server to send.
 
         It leaves in the next tick. False, and nothing has happened, if there is no room.
@@ -523,10 +572,11 @@ class WebSocketStream(trio.abc.Channel[str | bytes]):
         if not self._has_turn():
             return False
         limit = self._outbox.max_frame_size
-        if self._protocol.role is Role.SERVER and (limit is None or len(payload) <= limit):
+        is_server = self._protocol.role is Role.SERVER
+        if is_server and not compress and (limit is None or len(payload) <= limit):
             self._senders.commit_frame(frame)
         else:
-            self._senders.commit(opcode, payload)
+            self._senders.commit(opcode, payload, compress)
         self._writer.committed(gather=True)
         return True
 
@@ -1046,6 +1096,19 @@ class WebSocketStream(trio.abc.Channel[str | bytes]):
             error.__cause__ = self._writer.error
             self._lose(error)
         self._reader_scope.cancel()
+
+
+def _make_codec(role: Role, agreed: DeflateParameters | None, options: StreamOptions) -> Codec:
+    if agreed is None:
+        return Codec(None, None)
+    assert options.compression is not None
+    make = client_codec if role is Role.CLIENT else server_codec
+    return make(agreed, options.compression)
+
+
+def _price(size: int, compressed: bool) -> int:
+    """What a message costs of the budget beside its being one."""
+    return size * _DEFLATE_PRICE if compressed else size
 
 
 def encode_message(message: Data, text: bool | None) -> tuple[Opcode, bytes]:

@@ -32,6 +32,9 @@ from ._waiting import Sleeper, Waiter
 _STEP: Final = 256 * 1024
 """Bytes written in one step; a kernel that takes more gets them in the next tick."""
 
+_DEFLATE_COST: Final = 8
+"""What a byte counts in a step that is deflated, beside those that come of it."""
+
 _CATCH_UP_TICKS: Final = 8
 """Ticks that the task has to hand over what was committed before the connection fails."""
 
@@ -185,9 +188,9 @@ class Writer:
         """One last step that costs no wait: the transport is closed next."""
         if not self._transport.can_write_nowait or self.error is not None:
             return
-        step_ends_at = self.bytes_sent + _STEP
+        step_ends_at = self._work() + _STEP
         with suppress(OSError, trio.ClosedResourceError):
-            while self.bytes_sent < step_ends_at and (buffers := self._outbox.buffers()):
+            while self._work() < step_ends_at and (buffers := self._outbox.buffers()):
                 if not self._write_nowait(buffers):
                     break
 
@@ -205,7 +208,7 @@ class Writer:
             if not self._outbox.is_empty():
                 self._start_task()
             return
-        step_ends_at = self.bytes_sent + _STEP
+        step_ends_at = self._work() + _STEP
         while buffers := self._outbox.buffers():
             try:
                 took_all = self._write_nowait(buffers)
@@ -216,9 +219,13 @@ class Writer:
             if not took_all:
                 self._start_task()
                 return
-            if self.bytes_sent >= step_ends_at:
+            if self._work() >= step_ends_at:
                 self.committed(gather=True)
                 return
+
+    def _work(self) -> int:
+        """What has been done since the beginning, as bytes written."""
+        return self.bytes_sent + _DEFLATE_COST * self._outbox.deflated
 
     def _write_nowait(self, buffers: list[Buffer]) -> bool:
         """Write them in one system call; whether the kernel took all that one call can."""
