@@ -636,7 +636,9 @@ class Occupier(Resolver):
     ) -> list[AddressInfo]:
         if port != 0 and len(self.sockets) < self.times:
             assert isinstance(port, int)
-            self.sockets.append(socket.create_server(("127.0.0.2", port)))
+            # By chance it is taken already: by an earlier one of these, for one.
+            with suppress(OSError):
+                self.sockets.append(socket.create_server(("127.0.0.2", port)))
         return await super().getaddrinfo(host, port, family, type, proto, flags)
 
     def close(self) -> None:
@@ -658,7 +660,7 @@ async def test_not_every_port_there_is_is_tried() -> None:
         with pytest.raises(OSError) as caught:
             await trio_ws.serve_websocket(echo, 0, host="test")
     assert caught.value.errno == errno.EADDRINUSE
-    assert len(resolver.sockets) == 20
+    assert len(resolver.ports[1::2]) == 20
 
 
 async def test_the_port_below_tls(
