@@ -375,9 +375,8 @@ def check_violation(role: Role, data: bytes, code: int, rule: str) -> None:
 def test_every_close_code_and_none_other_is_accepted(role: Role) -> None:
     valid = {*range(1000, 1004), *range(1007, 1015), *range(3000, 5000)}
     for code in range(65536):
-        (event,) = Protocol(role, None).decode(
-            frame(role, CLOSE, code.to_bytes(2, "big")), UNLIMITED
-        )
+        data = frame(role, CLOSE, code.to_bytes(2, "big"))
+        (event,) = decode_all(Protocol(role, None), data)
         if code in valid:
             assert event == Close(code.to_bytes(2, "big"), CloseReason(code, ""))
         else:
@@ -415,12 +414,19 @@ def test_nothing_counts_after_a_close(role: Role) -> None:
 
 @BOTH_ROLES
 @pytest.mark.parametrize(("bad", "last"), [(False, Close), (True, ProtocolError)])
-def test_a_close_or_a_violation_comes_alone_in_the_call_after_what_came_before(
-    role: Role, bad: bool, last: type[Close | ProtocolError]
+@pytest.mark.parametrize("in_one_read", [True, False])
+def test_a_close_or_a_violation_comes_alone_in_the_call_after_it_was_found(
+    role: Role, in_one_read: bool, bad: bool, last: type[Close | ProtocolError]
 ) -> None:
     protocol = Protocol(role, None)
-    data = frame(role, TEXT, b"a") + frame(role, PING) + frame(role, CLOSE, b"\x03\xe8", rsv=bad)
-    assert protocol.decode(data, UNLIMITED) == ["a", Ping(b"")]
+    before = frame(role, TEXT, b"a") + frame(role, PING)
+    ending = frame(role, CLOSE, b"\x03\xe8", rsv=bad)
+    if in_one_read:
+        assert protocol.decode(before + ending, UNLIMITED) == ["a", Ping(b"")]
+    else:
+        assert protocol.decode(before, UNLIMITED) == ["a", Ping(b"")]
+        assert not protocol.is_ending
+        assert protocol.decode(ending, UNLIMITED) == []
     assert protocol.state is State.OPEN
     assert protocol.close_reason is None
     assert protocol.stalled
@@ -469,11 +475,11 @@ def test_invalid_text_fails_at_once_in_the_middle_of_a_frame(
     protocol = Protocol(role, None)
     for octet in octets(data[:first]):
         assert protocol.decode(octet, UNLIMITED) == []
-    (violation,) = protocol.decode(data[first : first + 1], UNLIMITED)
+    (violation,) = decode_all(protocol, data[first : first + 1])
     assert isinstance(violation, ProtocolError)
     assert violation.code == 1007
     whole = Protocol(role, None)
-    assert comparable(whole.decode(data[: first + 1], UNLIMITED)) == comparable([violation])
+    assert comparable(decode_all(whole, data[: first + 1])) == comparable([violation])
 
 
 @BOTH_ROLES
@@ -488,7 +494,7 @@ def test_invalid_text_fails_at_once_over_fragments_of_a_byte(
         assert protocol.decode(frame(role, PING), UNLIMITED) == [Ping(b"")]
         opcode = CONTINUATION
     bad = bytes.fromhex(text)[place : place + 1]
-    (violation,) = protocol.decode(frame(role, opcode, bad, fin=False), UNLIMITED)
+    (violation,) = decode_all(protocol, frame(role, opcode, bad, fin=False))
     assert isinstance(violation, ProtocolError)
     assert violation.code == 1007
 
@@ -516,7 +522,7 @@ def test_a_message_too_big_fails_by_its_declared_length(
     protocol = Protocol(role, length)
     assert len(decode_all(protocol, data)) == 1
     protocol.max_message_size = length - 1
-    (violation,) = protocol.decode(header, UNLIMITED)
+    (violation,) = decode_all(protocol, header)
     assert isinstance(violation, MessageTooBig)
     assert (violation.size, violation.limit, violation.code) == (length, length - 1, 1009)
     assert protocol.close_reason == protocol.close_sent == CloseReason(1009, str(violation))
@@ -754,7 +760,7 @@ def test_what_was_kept_is_given_up_when_nothing_counts_any_more(role: Role, how:
         elif how == "end":
             protocol.end()
         else:
-            assert len(protocol.decode(b"", 1)) == 1
+            assert len(decode_all(protocol, b"", 1)) == 1
         held, _ = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()
@@ -979,7 +985,7 @@ def test_discarding_throws_away_messages_and_keeps_control_frames(role: Role) ->
 def test_discarding_still_knows_the_rules_of_framing(role: Role) -> None:
     protocol = Protocol(role, None)
     protocol.discarding = True
-    (event,) = protocol.decode(frame(role, CONTINUATION), UNLIMITED)
+    (event,) = decode_all(protocol, frame(role, CONTINUATION))
     assert isinstance(event, ProtocolError)
     assert event.rule == "there is no message to continue (section 5.4)"
 
@@ -1042,7 +1048,7 @@ def test_a_message_that_is_thrown_away_may_have_any_size(role: Role) -> None:
     protocol.discarding = False
     assert protocol.decode(frame(role, CONTINUATION, b"defg"), UNLIMITED) == []
     assert protocol.decode(frame(role, BINARY, b"abc"), UNLIMITED) == [b"abc"]
-    (event,) = protocol.decode(frame(role, BINARY, b"abcd"), UNLIMITED)
+    (event,) = decode_all(protocol, frame(role, BINARY, b"abcd"))
     assert isinstance(event, MessageTooBig)
 
 
@@ -1059,7 +1065,7 @@ def signal(protocol: Protocol, what: Signal) -> None:
     if what is SEND:
         protocol.send_close(BYE)
     elif what is RECEIVE:
-        protocol.decode(frame(protocol.role, CLOSE, b"\x0f\xa0why"), UNLIMITED)
+        decode_all(protocol, frame(protocol.role, CLOSE, b"\x0f\xa0why"))
     elif what is FAIL:
         protocol.fail(CloseCode.INTERNAL_ERROR, "broken")
     else:
@@ -1174,7 +1180,7 @@ def test_messages_are_received_while_the_own_close_is_on_its_way(role: Role) -> 
 def test_a_violation_after_the_own_close_leaves_that_close_as_it_was(role: Role) -> None:
     protocol = Protocol(role, None)
     protocol.send_close(BYE)
-    (violation,) = protocol.decode(frame(role, CONTINUATION), UNLIMITED)
+    (violation,) = decode_all(protocol, frame(role, CONTINUATION))
     assert isinstance(violation, ProtocolError)
     assert protocol.state is State.FAILED
     assert protocol.close_sent == BYE

@@ -151,8 +151,10 @@ async def test_a_handler_serves_a_client_without_an_error(
     assert [record for record in caplog.records if record.levelno >= logging.ERROR] == []
 
 
-async def test_tests_pass(tmp_path: Path) -> None:
+async def test_tests_pass(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """All in one run, since most of the time goes into starting pytest."""
+    # What this run is told, to measure coverage say, is not for that one.
+    monkeypatch.delenv("PYTEST_ADDOPTS", raising=False)
     write_program(tmp_path, "pytest.ini", "[pytest]\ntrio_mode = true\nfilterwarnings = error\n")
     blocks = blocks_of("tests")
     for block in blocks:

@@ -13,8 +13,8 @@ Decoding is resumable. It stops once it has cost more than its caller allows, ke
 goes on with it at the next call. So the caller can bound both the time that a call takes and the
 memory that its events hold.
 
-A Close and a violation are the last event, and come alone: what was decoded before them is returned
-first, and they by the next call. So the caller can let the application answer what came before.
+A Close and a violation are the last event, and come alone, by the call after the one that found
+them. So the caller can let the application answer what came before, in whichever read that was.
 
 The payload of a message in several frames, or of a frame of which only a part is there, is unmasked
 and validated as it arrives and collected in one buffer. :meth:`Protocol.take_part` takes from that
@@ -326,11 +326,10 @@ class Protocol:
         events: list[Event] = []
         if self.state not in RECEIVING:
             return events
-        if self._last is None:
-            self._decode_kept_and(data, limit, events)
         if self._last is not None:
-            if not events:
-                return [self._end_receiving(self._last)]
+            return [self._end_receiving(self._last)]
+        self._decode_kept_and(data, limit, events)
+        if self._last is not None:
             self.stalled = True
         return events
 
