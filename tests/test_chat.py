@@ -4,118 +4,108 @@ from __future__ import annotations
 
 import json
 import signal
-from collections.abc import AsyncGenerator
-from contextlib import asynccontextmanager
+import ssl
+from pathlib import Path
 
 import pytest
 import trio
-from programs import Program, run, running
-from raw_http import Answer, exchange, request_head
+import trustme
+from chat_client import Visitor, running_chat
+from programs import run, running
 
 import trio_ws
 
-Line = tuple[str | None, str]
-"""Who says something, None for the room itself; and what."""
 
-
-class Chat:
-    """A chat server that runs."""
-
-    def __init__(self, program: Program, url: str) -> None:
-        self.program = program
-        self.url = url
-        self.port = int(url.rstrip("/").rpartition(":")[2])
-        self.websocket_url = url.replace("http:", "ws:") + "chat"
-
-    @asynccontextmanager
-    async def visitor(self) -> AsyncGenerator[trio_ws.WebSocketStream]:
-        """Somebody who is in the room, and has heard so."""
-        async with trio_ws.open_websocket(self.websocket_url) as ws:
-            _, greeting = await hear(ws)
-            name = greeting.removeprefix("You are ").rstrip(".")
-            await hear_until(ws, f"{name} came in")
-            yield ws
-
-    async def request(self, line: str, **headers: str | None) -> Answer:
-        stream = await trio.open_tcp_stream("127.0.0.1", self.port)
-        return await exchange(stream, request_head(line, headers))
-
-
-@asynccontextmanager
-async def running_chat(*arguments: str) -> AsyncGenerator[Chat]:
-    async with running("-m", "examples.chat", "--port", "0", *arguments) as program:
-        first_line = await program.read_line()
-        yield Chat(program, first_line.split()[-1])
-
-
-async def hear(ws: trio_ws.WebSocketStream) -> Line:
-    line = json.loads(await ws.receive())
-    assert line.keys() == {"name", "text"}
-    return line["name"], line["text"]
-
-
-async def hear_until(ws: trio_ws.WebSocketStream, notice: str) -> None:
-    """Hear what is said until the room says something that begins with *notice*."""
-    while True:
-        name, text = await hear(ws)
-        if name is None and text.startswith(notice):
-            return
-
-
-async def code_at_the_end(ws: trio_ws.WebSocketStream) -> int:
-    """Hear everything, and how it ends."""
-    with pytest.raises(trio_ws.ConnectionClosed) as closed:
-        while True:
-            await ws.receive()
-    return closed.value.code
-
-
-async def test_the_page_is_served_on_the_port_of_the_websocket() -> None:
+@pytest.mark.parametrize(
+    ("path", "content_type", "start"),
+    [
+        ("/", "text/html", b"<!doctype html>"),
+        ("/?from=here", "text/html", b"<!doctype html>"),
+        ("/rooms/garden", "text/html", b"<!doctype html>"),
+        ("/page.css", "text/css", b":root"),
+        ("/page.js", "text/javascript", b'"use strict"'),
+    ],
+)
+async def test_the_page_is_served_on_the_port_of_the_websocket(
+    path: str, content_type: str, start: bytes
+) -> None:
     async with running_chat() as chat:
-        page = await chat.request("GET / HTTP/1.1")
-        query = await chat.request("GET /?from=here HTTP/1.1")
-        head = await chat.request("HEAD / HTTP/1.1")
+        page = await chat.request(f"GET {path} HTTP/1.1")
+        head = await chat.request(f"HEAD {path} HTTP/1.1")
     assert page.status == 200
-    assert page.headers["content-type"] == "text/html; charset=utf-8"
-    assert page.body.startswith(b"<!doctype html>")
-    assert (query.status, query.body) == (200, page.body)
+    assert page.headers["content-type"] == f"{content_type}; charset=utf-8"
+    assert "script-src 'self'" in page.headers["content-security-policy"]
+    assert page.body.startswith(start)
     assert (head.status, head.body) == (200, b"")
 
 
-@pytest.mark.parametrize(
-    ("line", "status"),
-    [
-        pytest.param("GET /nothing HTTP/1.1", 404, id="another path"),
-        pytest.param("POST / HTTP/1.1", 405, id="another method"),
-        pytest.param("POST /chat HTTP/1.1", 405, id="another method for the WebSocket"),
-    ],
-)
-async def test_other_requests_are_refused(line: str, status: int) -> None:
+async def test_other_requests_are_refused() -> None:
     async with running_chat() as chat:
-        assert (await chat.request(line)).status == status
+        statuses = [
+            (await chat.request(f"{line} HTTP/1.1")).status
+            for line in ("GET /nothing", "GET /rooms/No", "GET /../logs.py", "POST /", "POST /chat")
+        ]
+    assert statuses == [404, 404, 404, 405, 405]
 
 
-async def test_a_page_from_elsewhere_may_not_join() -> None:
+async def test_healthz_says_that_the_server_is_well_and_how_busy() -> None:
+    async with running_chat() as chat, chat.visitor("Ann"), chat.visitor("Bob", "garden"):
+        answer = await chat.request("GET /healthz HTTP/1.1")
+    assert answer.status == 200
+    assert answer.headers["content-type"] == "application/json"
+    assert json.loads(answer.body) == {
+        "status": "ok",
+        "clients": 2,
+        "rooms": 2,
+        "backplane": "online",
+    }
+
+
+async def test_a_page_from_elsewhere_may_not_join_unless_it_is_named() -> None:
+    elsewhere = "http://elsewhere.example"
     async with running_chat() as chat:
-        answer = await chat.request("GET /chat HTTP/1.1", Origin="http://elsewhere.example")
-    assert answer.status == 403
+        assert (await chat.request("GET /chat HTTP/1.1", Origin=elsewhere)).status == 403
+    async with running_chat("--origin", elsewhere) as chat:
+        stream = await trio.open_tcp_stream("127.0.0.1", chat.port)
+        async with trio.open_nursery() as nursery:
+            ws = await trio_ws.wrap_client_stream(
+                nursery, stream, host="127.0.0.1", target="/chat", origin=elsewhere
+            )
+            await Visitor(ws).join("Ann")
+            await ws.aclose()
 
 
-async def test_what_one_writes_all_see_in_the_same_order() -> None:
-    async with running_chat() as chat, chat.visitor() as first, chat.visitor() as second:
-        await hear_until(first, "Guest 2 came in, 2 here.")
-        await first.send("hello")
-        await second.send("<b>Grüße</b>")
-        heard = [await hear(first), await hear(first)]
-        assert sorted(heard) == [("Guest 1", "hello"), ("Guest 2", "<b>Grüße</b>")]
-        assert [await hear(second), await hear(second)] == heard
+async def test_what_one_says_all_in_the_room_hear_in_the_same_order() -> None:
+    async with (
+        running_chat() as chat,
+        chat.visitor("Ann") as ann,
+        chat.visitor("Bob") as bob,
+        chat.visitor("Eve", "garden") as eve,
+    ):
+        await ann.send("say", key="key-of-ann", text="hello")
+        await bob.send("say", key="key-of-bob", text="<b>Grüße</b> 🎉")
+        heard = [await ann.hear_until("message"), await ann.hear_until("message")]
+        assert sorted((str(each["nick"]), each["text"], each["key"]) for each in heard) == [
+            ("Ann", "hello", "key-of-ann"),
+            ("Bob", "<b>Grüße</b> 🎉", "key-of-bob"),
+        ]
+        assert [await bob.hear_until("message"), await bob.hear_until("message")] == heard
+        await eve.say("a cat")
+        assert (await ann.say("still here")) > max(int(str(each["id"])) for each in heard)
 
 
-async def test_the_others_are_told_who_leaves() -> None:
-    async with running_chat() as chat, chat.visitor() as first:
-        async with chat.visitor():
-            pass
-        await hear_until(first, "Guest 2 left, 1 here.")
+async def test_over_tls(
+    certificate_authority: trustme.CA, client_ssl_context: ssl.SSLContext, tmp_path: Path
+) -> None:
+    certificate = certificate_authority.issue_cert("127.0.0.1")
+    certificate.private_key_pem.write_to_path(tmp_path / "key.pem")
+    for pem in certificate.cert_chain_pems:
+        pem.write_to_path(tmp_path / "certificate.pem", append=True)
+    files = ("--certificate", str(tmp_path / "certificate.pem"), "--key", str(tmp_path / "key.pem"))
+    async with running_chat(*files, client_tls=client_ssl_context) as chat:
+        assert chat.url.startswith("https://")
+        async with chat.visitor("Ann") as ann:
+            await ann.say("secret")
 
 
 async def test_who_stops_reading_is_dropped_with_1013_and_the_others_go_on() -> None:
@@ -126,54 +116,81 @@ async def test_who_stops_reading_is_dropped_with_1013_and_the_others_go_on() -> 
         return trio.SocketStream(socket)
 
     async with (
-        running_chat() as chat,
-        chat.visitor() as speaker,
-        chat.visitor() as listener,
-        trio_ws.open_websocket(chat.websocket_url, connect=connect, max_inbox_size=1) as stalled,
+        running_chat("--rate", "1000000") as chat,
+        chat.visitor("Ann") as ann,
+        chat.visitor("Bob") as bob,
+        trio_ws.open_websocket(
+            chat.url.replace("http", "ws") + "chat", connect=connect, max_inbox_size=1
+        ) as ws,
     ):
-        await hear_until(speaker, "Guest 3 came in")
-        for _ in range(10_000):
-            await speaker.send("x" * 4000)
-            if await hear(speaker) == (None, "Guest 3 left, 2 here."):
-                break
-        await hear_until(listener, "Guest 3 left, 2 here.")
-        await listener.send("still here")
-        while await hear(speaker) != ("Guest 2", "still here"):
-            pass
-        assert await code_at_the_end(stalled) == 1013
+        stalled = Visitor(ws)
+        await stalled.send("join", room="lobby", nick="Eve", session="session-of-eve")
+        await ann.hear_until("joined", nick="Eve")
+        async with trio.open_nursery() as nursery:
+
+            async def talk() -> None:
+                while True:
+                    await ann.say("x" * 1000)
+
+            nursery.start_soon(talk)
+            await bob.hear_until("left", nick="Eve")
+            nursery.cancel_scope.cancel()
+        await bob.say("still here")
+        end = await stalled.end()
+        assert (end.code, end.reason) == (1013, "you read too slowly: come back")
 
 
-async def test_only_text_may_be_sent() -> None:
-    async with running_chat() as chat, chat.visitor() as ws:
-        await ws.send(b"\x00")
-        assert await code_at_the_end(ws) == 1003
-
-
-async def test_a_line_of_more_than_4096_bytes_is_too_big() -> None:
-    async with running_chat() as chat, chat.visitor() as ws:
-        await ws.send("x" * 4097)
-        assert await code_at_the_end(ws) == 1009
+async def test_a_message_of_more_than_16_kib_is_too_big() -> None:
+    async with running_chat() as chat, chat.visitor("Ann") as ann:
+        await ann.ws.send("x" * (16 * 1024 + 1))
+        assert (await ann.end()).code == 1009
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 async def test_a_signal_says_1001_to_all_and_the_server_exits_with_0(
     number: signal.Signals,
 ) -> None:
-    async with running_chat() as chat, chat.visitor() as first, chat.visitor() as second:
+    async with running_chat() as chat, chat.visitor("Ann") as ann, chat.visitor("Bob") as bob:
         chat.program.send_signal(number)
-        assert await code_at_the_end(first) == 1001
-        assert await code_at_the_end(second) == 1001
+        assert (await ann.end()).code == 1001
+        assert (await bob.end()).code == 1001
         ended = await chat.program.wait()
     assert ended.code == 0
-    assert f"{number.name}: closing" in ended.output
+    assert f"closing signal={number.name}" in ended.output
     assert "Traceback" not in ended.output
 
 
-async def test_who_comes_and_who_goes_is_in_the_log() -> None:
+async def test_who_does_not_answer_the_close_is_waited_for_no_longer_than_the_grace() -> None:
+    async with running_chat("--grace", "0.1") as chat:
+        # It does not even read.
+        stream = await trio.open_tcp_stream("127.0.0.1", chat.port)
+        async with stream, trio.open_nursery() as nursery:
+            ws = await trio_ws.wrap_client_stream(
+                nursery, stream, host="127.0.0.1", target="/chat", max_inbox_size=1
+            )
+            await Visitor(ws).send("join", room="lobby", nick="Ann", session="session-of-ann")
+            while "joined" not in await chat.program.read_line():
+                pass
+            chat.program.send_signal(signal.SIGTERM)
+            ended = await chat.program.wait()
+            nursery.cancel_scope.cancel()
+    assert ended.code == 0
+
+
+async def test_the_log_says_who_came_and_went() -> None:
     async with running_chat() as chat:
-        async with chat.visitor():
-            assert "Guest 1 came in" in await chat.program.read_line()
-        assert "Guest 1 left" in await chat.program.read_line()
+        async with chat.visitor("Ann B"):
+            assert "room opened room=lobby" in await chat.program.read_line()
+            assert 'info joined room=lobby nick="Ann B"' in await chat.program.read_line()
+        assert 'info left room=lobby nick="Ann B" code=1000' in await chat.program.read_line()
+
+
+async def test_the_log_can_be_read_by_programs() -> None:
+    async with running("-m", "examples.chat", "--port", "0", "--log", "json") as program:
+        line = json.loads(await program.read_line())
+    assert line["event"] == "listening"
+    assert line["level"] == "info"
+    assert line["url"].startswith("http://127.0.0.1:")
 
 
 async def test_a_port_in_use_is_said_in_a_line() -> None:
@@ -187,19 +204,38 @@ async def test_a_port_in_use_is_said_in_a_line() -> None:
 async def test_the_url_in_the_log_is_right_for_ipv6() -> None:
     async with running_chat("--host", "::1") as chat:
         assert chat.url == f"http://[::1]:{chat.port}/"
-        async with chat.visitor():
+        async with chat.visitor("Ann"):
             pass
 
 
 async def test_help_names_the_options_and_their_defaults() -> None:
     ended = await run("-m", "examples.chat", "--help")
     assert ended.code == 0
-    for words in ("--host", "127.0.0.1", "--port", "8000"):
+    for words in ("--host", "127.0.0.1", "--port", "8000", "--certificate", "--grace", "(5.0)"):
         assert words in ended.output
 
 
-@pytest.mark.parametrize("port", ["x", "-1", "65536"])
-async def test_what_is_no_port_is_refused_with_the_usage(port: str) -> None:
-    ended = await run("-m", "examples.chat", "--port", port)
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("--port", "x"), "a port is a number from 0 to 65535"),
+        (("--port", "65536"), "a port is a number from 0 to 65535"),
+        (("--rate", "0"), "give a number above 0"),
+        (("--grace", "inf"), "give a number above 0"),
+        (("--clients", "-1"), "give a number from 1"),
+        (("--key", "key.pem"), "give both --certificate and --key, or neither"),
+    ],
+)
+async def test_what_is_wrong_with_the_command_line_is_said(
+    arguments: tuple[str, ...], words: str
+) -> None:
+    ended = await run("-m", "examples.chat", *arguments)
     assert ended.code == 2
-    assert "a port is a number from 0 to 65535" in ended.output
+    assert words in ended.output
+
+
+async def test_a_certificate_that_is_none_is_said_in_a_line() -> None:
+    ended = await run("-m", "examples.chat", "--certificate", "nowhere.pem", "--key", "nowhere.pem")
+    assert ended.code == 1
+    assert ended.output.startswith("can not use the certificate nowhere.pem")
+    assert ended.output.count("\n") == 1

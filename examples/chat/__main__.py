@@ -1,103 +1,73 @@
-"""The command line: one port for the page and for the WebSocket, until Ctrl-C or SIGTERM."""
+"""The command line: a chat server on one port, until Ctrl-C or SIGTERM."""
 
 from __future__ import annotations
 
-import argparse
 import logging
 import signal
+import ssl
 import sys
 from functools import partial
-from pathlib import Path
 
 import trio
 
 import trio_ws
 
-from .room import Room
-
-MAX_LINE = 4096
-"""Bytes in a line; who sends a longer one is disconnected with 1009."""
-
-GRACE = 5.0
-"""Seconds for everybody to answer the Close when the server stops."""
-
-PAGE = trio_ws.Response(
-    200,
-    {"Content-Type": "text/html; charset=utf-8", "Cache-Control": "no-cache"},
-    Path(__file__).with_name("page.html").read_bytes(),
-)
-
-logger = logging.getLogger("chat")
+from .listening import open_listeners
+from .logs import configure, log
+from .memory_backplane import MemoryBackplane
+from .messages import MAX_FRAME
+from .options import Options, parse_options
+from .server import ChatServer
 
 
-async def process_request(  # noqa: ASYNC124 (a hook is async, also one that never waits)
-    request: trio_ws.Request,
-) -> trio_ws.Response | None:
-    """The page, or None where the WebSocket is."""
-    path, _, _ = request.target.partition("?")
-    if path == "/chat":
-        return None
-    if path != "/":
-        return trio_ws.Response(404, body="There is nothing here.\n")
-    if request.method not in ("GET", "HEAD"):
-        return trio_ws.Response(405, {"Allow": "GET, HEAD"}, "This page can only be read.\n")
-    return PAGE
-
-
-async def serve(listeners: list[trio.SocketListener]) -> None:
+async def main(options: Options) -> None:
     """Serve until a signal comes, then say 1001 to everybody."""
+    ssl_context = load_certificate(options)
+    try:
+        listeners = await open_listeners(options.host, options.port)
+    except OSError as error:
+        sys.exit(f"can not listen on {options.host} port {options.port}: {error}")
+    chat = ChatServer(MemoryBackplane(), options.limits())
     with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
         async with trio.open_nursery() as nursery:
+            await nursery.start(chat.rooms.run)
             server: trio_ws.WebSocketServer = await nursery.start(
                 partial(
                     trio_ws.serve_websocket,
-                    Room().serve,
+                    chat.handle,
                     listeners=listeners,
-                    process_request=process_request,
-                    max_message_size=MAX_LINE,
+                    ssl_context=ssl_context,
+                    origins=options.origin,
+                    process_request=chat.process_request,
+                    max_message_size=MAX_FRAME,
                 )
             )
-            logger.info("chat on %s", url_of(listeners[0]))
+            log(logging.INFO, "listening", url=url_of(listeners[0], ssl_context))
             number = await anext(signals)
-            logger.info("%s: closing", signal.Signals(number).name)
-            await server.shutdown(grace=GRACE)
+            log(logging.INFO, "closing", signal=signal.Signals(number).name)
+            await server.shutdown(grace=options.grace)
+            nursery.cancel_scope.cancel()
+    log(logging.INFO, "closed")
 
 
-def url_of(listener: trio.SocketListener) -> str:
-    host, port, *_ = listener.socket.getsockname()
-    return f"http://[{host}]:{port}/" if ":" in host else f"http://{host}:{port}/"
-
-
-async def main(host: str, port: int) -> None:
+def load_certificate(options: Options) -> ssl.SSLContext | None:
+    if options.certificate is None:
+        return None
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
     try:
-        listeners = await trio.open_tcp_listeners(port, host=host)
+        context.load_cert_chain(options.certificate, options.key)
     except OSError as error:
-        sys.exit(f"can not listen on {host} port {port}: {error}")
-    await serve(listeners)
+        sys.exit(f"can not use the certificate {options.certificate} and its key: {error}")
+    return context
 
 
-def parse_arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        prog="python -m examples.chat", description="A chat server on trio_ws, with its page."
-    )
-    parser.add_argument("--host", default="127.0.0.1", help="where to listen (%(default)s)")
-    parser.add_argument(
-        "--port",
-        type=port_number,
-        default=8000,
-        help="on which port (%(default)s); 0: any that is free",
-    )
-    return parser.parse_args()
-
-
-def port_number(text: str) -> int:
-    if not (text.isascii() and text.isdecimal() and int(text) <= 65535):
-        raise argparse.ArgumentTypeError("a port is a number from 0 to 65535")
-    return int(text)
+def url_of(listener: trio.SocketListener, ssl_context: ssl.SSLContext | None) -> str:
+    host, port, *_ = listener.socket.getsockname()
+    scheme = "http" if ssl_context is None else "https"
+    return f"{scheme}://[{host}]:{port}/" if ":" in host else f"{scheme}://{host}:{port}/"
 
 
 if __name__ == "__main__":
-    arguments = parse_arguments()
-    logging.basicConfig(format="%(asctime)s %(message)s")
-    logger.setLevel(logging.INFO)
-    trio.run(main, arguments.host, arguments.port)
+    chosen = parse_options()
+    configure(chosen.log)
+    trio.run(main, chosen)

@@ -1,0 +1,1 @@
+"""Programs on trio_ws, small and not so small."""

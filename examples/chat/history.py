@@ -1,0 +1,50 @@
+"""The last messages of a room, for who comes later or comes back."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterable, Iterator
+
+from .messages import Message
+
+
+class History:
+    """Messages in the order of their ids.
+
+    :param size: how many; beyond that the oldest go.
+    """
+
+    def __init__(self, size: int, messages: Iterable[Message] = ()) -> None:
+        self._messages: deque[Message] = deque(messages, maxlen=size)
+
+    def __iter__(self) -> Iterator[Message]:
+        return iter(self._messages)
+
+    def __len__(self) -> int:
+        return len(self._messages)
+
+    @property
+    def last_id(self) -> int:
+        """0 if there is no message."""
+        return self._messages[-1].id if self._messages else 0
+
+    def add(self, message: Message) -> bool:
+        """Add *message*, unless it is here already.
+
+        :returns: whether it was added.
+        """
+        if message.id <= self.last_id or any(each.key == message.key for each in self._messages):
+            return False
+        self._messages.append(message)
+        return True
+
+    def since(self, seen: int | None) -> tuple[list[Message], bool]:
+        """The messages after the one with the id *seen*; all, if that is None.
+
+        :returns: the messages, and whether they are all that there were.
+        """
+        if seen is None:
+            return list(self._messages), True
+        messages = [message for message in self._messages if message.id > seen]
+        complete = len(messages) < (self._messages.maxlen or 0)
+        return messages, complete

@@ -1,0 +1,137 @@
+"""What the command line says."""
+
+from __future__ import annotations
+
+import argparse
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from .limits import Limits
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Options:
+    """The command line, checked."""
+
+    host: str
+    port: int
+    certificate: str | None
+    key: str | None
+    origin: list[str] | None
+    grace: float
+    log: Literal["text", "json"]
+    clients: int
+    rooms: int
+    members: int
+    rate: float
+    keep: float
+
+    def limits(self) -> Limits:
+        return Limits(
+            clients=self.clients,
+            rooms=self.rooms,
+            members=self.members,
+            rate=self.rate,
+            burst=max(1, round(2 * self.rate)),
+            keep=self.keep,
+        )
+
+
+def parse_options(arguments: Sequence[str] | None = None) -> Options:
+    """Read the command line; what is wrong with it is said, and ends the program with 2."""
+    parser = _parser()
+    options = Options(**vars(parser.parse_args(arguments)))
+    if (options.certificate is None) != (options.key is None):
+        parser.error("give both --certificate and --key, or neither")
+    return options
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m examples.chat", description="A chat server on trio_ws, with its page."
+    )
+    add = parser.add_argument
+    add("--host", default="127.0.0.1", help="where to listen (%(default)s)")
+    add(
+        "--port",
+        type=_port,
+        default=8000,
+        help="on which port (%(default)s); 0: any that is free",
+    )
+    add("--certificate", metavar="FILE", help="speak TLS, with this chain of certificates (PEM)")
+    add("--key", metavar="FILE", help="the private key of the certificate (PEM)")
+    add(
+        "--origin",
+        action="append",
+        metavar="URL",
+        help="whose pages may connect, such as https://example.org; may be given several times "
+        "(those of the host that was asked for)",
+    )
+    add(
+        "--grace",
+        type=_seconds,
+        default=5.0,
+        metavar="SECONDS",
+        help="for everybody to leave when the server stops (%(default)s)",
+    )
+    add("--log", choices=["text", "json"], default="text", help="how to log (%(default)s)")
+    _add_limits(parser)
+    return parser
+
+
+def _add_limits(parser: argparse.ArgumentParser) -> None:
+    default = Limits()
+    add = parser.add_argument_group("limits of each process").add_argument
+    add(
+        "--clients",
+        type=_count,
+        default=default.clients,
+        metavar="N",
+        help="connections (%(default)s)",
+    )
+    add("--rooms", type=_count, default=default.rooms, metavar="N", help="rooms (%(default)s)")
+    add(
+        "--members",
+        type=_count,
+        default=default.members,
+        metavar="N",
+        help="members of a room (%(default)s)",
+    )
+    add(
+        "--rate",
+        type=_seconds,
+        default=default.rate,
+        metavar="N",
+        help="things a client may do in a second; twice as many at once (%(default)s)",
+    )
+    add(
+        "--keep",
+        type=_seconds,
+        default=default.keep,
+        metavar="SECONDS",
+        help="that a room is kept when everybody has left (%(default)s)",
+    )
+
+
+def _port(text: str) -> int:
+    if not (text.isascii() and text.isdecimal() and int(text) <= 65535):
+        raise argparse.ArgumentTypeError("a port is a number from 0 to 65535")
+    return int(text)
+
+
+def _count(text: str) -> int:
+    if not (text.isascii() and text.isdecimal() and int(text) > 0):
+        raise argparse.ArgumentTypeError("give a number from 1")
+    return int(text)
+
+
+def _seconds(text: str) -> float:
+    try:
+        number = float(text)
+    except ValueError:
+        number = math.nan
+    if not 0 < number < math.inf:
+        raise argparse.ArgumentTypeError("give a number above 0")
+    return number

@@ -1,0 +1,307 @@
+"""The rooms that are open in this process: copies of what the backplane has, and who is in them.
+
+Theory of operation
+-------------------
+
+What happens in a room comes from the backplane as events, in order, and each goes to all members by
+``trio_ws.broadcast``, which waits for nobody. A member whose outbox is full *lags*: it is left out,
+and a task of its own waits for its outbox to empty and then sends what it has missed, from the
+history. If the outbox stays full, or more was missed than the history has, it is dropped with 1013;
+it can come back and say what it saw last.
+
+While a room is *held*, events wait for a state of the room that they may be older than: it is so
+until the room is open, and when the backplane comes back after it was lost.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Final
+
+import trio
+
+import trio_ws
+
+from .backplane import Backplane, Identity, LocalRoom, RoomState
+from .history import History
+from .limits import Limits
+from .logs import log
+from .messages import (
+    Code,
+    Event,
+    Joined,
+    Left,
+    Message,
+    Refused,
+    Renamed,
+    Typing,
+    encode,
+    encode_event,
+    encode_welcome,
+    fold,
+)
+
+TOO_SLOW: Final = (1013, "you read too slowly: come back")
+REPLACED: Final = (4000, "you are here by another connection")
+OUSTED: Final = (1013, "your nickname was taken while the servers were apart: come back")
+
+
+@dataclass(eq=False, slots=True)
+class Member:
+    """Somebody in a room, who is connected to this process.
+
+    :ivar listening: the scope of the task that listens to them; cancelled to drop them.
+    :ivar goodbye: code and reason to close with when that has happened.
+    """
+
+    ws: trio_ws.WebSocketStream
+    who: Identity
+    listening: trio.CancelScope = field(default_factory=trio.CancelScope)
+    goodbye: tuple[int, str] | None = None
+
+    def drop(self, goodbye: tuple[int, str]) -> None:
+        self.goodbye = goodbye
+        self.listening.cancel()
+
+
+class Room:
+    """One room: its members, and the copy of what the backplane has.
+
+    :param nursery: where members that lag are waited for.
+    """
+
+    def __init__(self, name: str, limits: Limits, nursery: trio.Nursery) -> None:
+        self.name = name
+        self.users = 0
+        self.empty_since = trio.current_time()
+        self._limits = limits
+        self._nursery = nursery
+        self._members: dict[trio_ws.WebSocketStream, Member] = {}
+        self._lagging: set[Member] = set()
+        self._history = History(limits.history)
+        self._nicks: dict[str, str] = {}
+        self._held: list[Event] | None = []
+        self.is_open = False
+
+    def members(self) -> list[Member]:
+        return [*self._members.values(), *self._lagging]
+
+    def as_local(self) -> LocalRoom:
+        return LocalRoom([member.who for member in self.members()], list(self._history))
+
+    def admit(self, member: Member, seen: int | None) -> None:
+        """Welcome *member*, and let it hear all that happens from now on."""
+        for other in self.members():
+            if other.who.session == member.who.session:
+                other.drop(REPLACED)
+        # Where the backplane is far away, its word that they joined may still be on its way.
+        self._nicks[fold(member.who.nick)] = member.who.nick
+        messages, complete = self._history.since(seen)
+        nicks = list(self._nicks.values())
+        member.ws.send_nowait(
+            encode_welcome(self.name, member.who.nick, nicks, messages, complete=complete)
+        )
+        self._members[member.ws] = member
+
+    def remove(self, member: Member) -> None:
+        self._members.pop(member.ws, None)
+        self._lagging.discard(member)
+
+    def hold(self) -> None:
+        if self._held is None:
+            self._held = []
+
+    def load(self, state: RoomState) -> None:
+        """Take over *state*, then what happened while the room was held."""
+        held, self._held = self._held or [], None
+        self.is_open = True
+        for message in state.messages:
+            self.deliver(message)
+        nicks = {fold(nick): nick for nick in state.nicks}
+        if nicks != self._nicks:
+            self._nicks = nicks
+            self.send_to_all(self._encode_nicks())
+        for event in held:
+            self.deliver(event)
+
+    def deliver(self, event: Event) -> None:
+        """This happened: remember it, and tell the members."""
+        if self._held is not None:
+            self._held.append(event)
+            return
+        seen = self._history.last_id
+        match event:
+            case Message() if not self._history.add(event):
+                return
+            case Joined(nick):
+                self._nicks[fold(nick)] = nick
+            case Left(nick):
+                self._nicks.pop(fold(nick), None)
+            case Renamed(old, new):
+                self._nicks.pop(fold(old), None)
+                self._nicks[fold(new)] = new
+        self._broadcast(encode_event(event), seen)
+
+    def send_to_all(self, wire: str) -> None:
+        """Tell the members of this process what is no event of the room."""
+        self._broadcast(wire, self._history.last_id)
+
+    def _broadcast(self, wire: str, seen: int) -> None:
+        """Send to all who do not lag.
+
+        :param seen: the id of the last message before this.
+        """
+        for ws in trio_ws.broadcast(self._members, wire):
+            if ws.is_open:
+                member = self._members.pop(ws)
+                self._lagging.add(member)
+                self._nursery.start_soon(self._catch_up, member, seen)
+
+    async def _catch_up(self, member: Member, seen: int) -> None:
+        """Wait until *member* has read, and send what it has missed since the message *seen*."""
+        try:
+            with trio.fail_after(self._limits.patience):
+                await member.ws.flush()
+                await member.ws.send(self._encode_nicks())
+                while seen < self._history.last_id:
+                    missed, complete = self._history.since(seen)
+                    if not complete:
+                        raise trio.TooSlowError
+                    await member.ws.send(missed[0].wire)
+                    seen = missed[0].id
+        except trio.TooSlowError:
+            member.drop(TOO_SLOW)
+        except (trio_ws.ConnectionClosed, trio.ClosedResourceError):
+            # Whoever listens to it notices too, and removes it.
+            pass
+        else:
+            if member in self._lagging:
+                self._lagging.remove(member)
+                self._members[member.ws] = member
+
+    def _encode_nicks(self) -> str:
+        return encode("nicks", nicks=list(self._nicks.values()))
+
+
+class Rooms:
+    """All rooms that are open in this process; the listener of its backplane."""
+
+    def __init__(self, backplane: Backplane, limits: Limits) -> None:
+        self._backplane = backplane
+        self._limits = limits
+        self._rooms: dict[str, Room] = {}
+        self._opening = trio.Lock()
+        self._nursery: trio.Nursery | None = None
+
+    def __len__(self) -> int:
+        return len(self._rooms)
+
+    async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Keep the rooms until cancelled."""
+        async with trio.open_nursery() as nursery:
+            self._nursery = nursery
+            await nursery.start(self._backplane.run, self)
+            task_status.started()
+            while True:
+                await trio.sleep(self._limits.keep / 4)
+                await self._close_empty()
+
+    async def enter(self, name: str, member: Member, seen: int | None) -> Room:
+        """Let *member* into a room; the caller must :meth:`leave`.
+
+        :raises Refused: it can not be let in.
+        :raises Unavailable: the backplane can not be reached.
+        """
+        room = await self._use(name)
+        try:
+            if room.users > self._limits.members:
+                raise Refused(Code.ROOM_FULL, f"{room.users - 1} are in this room: it is full")
+            if not await self._backplane.claim(name, member.who):
+                raise Refused(Code.NICK_TAKEN, f"there is a {member.who.nick} in this room")
+            room.admit(member, seen)
+        except BaseException:
+            self._stop_using(room)
+            raise
+        return room
+
+    async def leave(self, room: Room, member: Member) -> None:
+        """The end of :meth:`enter`."""
+        room.remove(member)
+        try:
+            await self._backplane.release(room.name, member.who)
+        finally:
+            self._stop_using(room)
+
+    async def rename(self, room: Room, member: Member, nick: str) -> None:
+        if not await self._backplane.rename(room.name, member.who, nick):
+            raise Refused(Code.NICK_TAKEN, f"there is a {nick} in this room")
+        member.who = replace(member.who, nick=nick)
+
+    async def say(self, room: Room, member: Member, key: str, text: str) -> int:
+        """:returns: the id of the message."""
+        return await self._backplane.post(room.name, member.who, key, text)
+
+    async def show_typing(self, room: Room, member: Member) -> None:
+        await self._backplane.tell(room.name, Typing(member.who.nick))
+
+    def deliver(self, room: str, event: Event) -> None:
+        if room in self._rooms:
+            self._rooms[room].deliver(event)
+
+    def set_online(self, online: bool) -> None:
+        log(logging.WARNING, "backplane is back" if online else "backplane is lost")
+        for room in self._rooms.values():
+            room.send_to_all(encode("status", online=online))
+
+    def hold(self, room: str) -> None:
+        if room in self._rooms:
+            self._rooms[room].hold()
+
+    def load(self, room: str, state: RoomState) -> None:
+        if room in self._rooms:
+            self._rooms[room].load(state)
+
+    def evict(self, room: str, member: str) -> None:
+        if room in self._rooms:
+            for each in self._rooms[room].members():
+                if each.who.member == member:
+                    each.drop(OUSTED)
+
+    def local_rooms(self) -> Mapping[str, LocalRoom]:
+        return {name: room.as_local() for name, room in self._rooms.items()}
+
+    async def _use(self, name: str) -> Room:
+        room = self._rooms.get(name)
+        if room is None or not room.is_open:
+            async with self._opening:
+                room = self._rooms.get(name) or await self._open(name)
+        room.users += 1
+        return room
+
+    def _stop_using(self, room: Room) -> None:
+        room.users -= 1
+        room.empty_since = trio.current_time()
+
+    async def _open(self, name: str) -> Room:
+        if len(self._rooms) >= self._limits.rooms:
+            raise Refused(Code.SERVER_FULL, f"{len(self._rooms)} rooms are open: join one of them")
+        assert self._nursery is not None
+        room = self._rooms[name] = Room(name, self._limits, self._nursery)
+        try:
+            room.load(await self._backplane.open(name))
+        except BaseException:
+            del self._rooms[name]
+            raise
+        log(logging.INFO, "room opened", room=name)
+        return room
+
+    async def _close_empty(self) -> None:
+        for name, room in list(self._rooms.items()):
+            async with self._opening:
+                if room.users or trio.current_time() < room.empty_since + self._limits.keep:
+                    continue
+                del self._rooms[name]
+                await self._backplane.close(name)
+                log(logging.INFO, "room closed", room=name)

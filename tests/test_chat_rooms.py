@@ -1,0 +1,378 @@
+"""The rooms of the chat server in the test's own process, where time is Trio's."""
+
+from __future__ import annotations
+
+import json
+from contextlib import suppress
+from typing import Unpack
+
+import pytest
+import trio
+import trio.testing
+from chat_client import Visitor
+
+import trio_ws
+from examples.chat.limits import Limits
+from examples.chat.memory_backplane import MemoryBackplane
+from examples.chat.messages import MAX_FRAME
+from examples.chat.server import ChatServer
+from trio_ws.testing import websocket_pair
+
+
+class Chat:
+    """A chat server whose clients are connected through memory."""
+
+    def __init__(self, nursery: trio.Nursery, limits: Limits) -> None:
+        self.server = ChatServer(MemoryBackplane(), limits)
+        self._nursery = nursery
+
+    async def connect(self, **server: Unpack[trio_ws.StreamKeywords]) -> Visitor:
+        options: trio_ws.StreamKeywords = {"max_message_size": MAX_FRAME, **server}
+        ws, peer = await websocket_pair(self._nursery, server=options)
+        self._nursery.start_soon(self._handle, peer)
+        return Visitor(ws)
+
+    async def connect_slowly(self) -> Visitor:
+        """A client that reads nothing ahead, and for which next to nothing is kept."""
+        ws, peer = await websocket_pair(
+            self._nursery,
+            trio.testing.lockstep_stream_pair(),
+            client={"max_inbox_size": 1},
+            server={"max_outbox_size": 1},
+        )
+        self._nursery.start_soon(self._handle, peer)
+        return Visitor(ws)
+
+    async def _handle(self, ws: trio_ws.WebSocketStream) -> None:
+        """As serve_websocket calls it."""
+        with suppress(trio_ws.ConnectionClosed):
+            await self.server.handle(ws)
+        await ws.aclose()
+
+    async def enter(self, nick: str, room: str = "lobby") -> Visitor:
+        visitor = await self.connect()
+        await visitor.join(nick, room)
+        return visitor
+
+
+async def start(nursery: trio.Nursery, limits: Limits | None = None) -> Chat:
+    """A chat server that runs in *nursery*."""
+    chat = Chat(nursery, limits or Limits())
+    await nursery.start(chat.server.rooms.run)
+    return chat
+
+
+async def test_a_newcomer_is_told_who_is_here_and_the_others_that_they_came(
+    nursery: trio.Nursery, autojump_clock: trio.abc.Clock
+) -> None:
+    chat = await start(nursery)
+    ann = await chat.enter("Ann")
+    bob = await chat.connect()
+    welcome = await bob.join("Bob")
+    assert welcome == {
+        "type": "welcome",
+        "room": "lobby",
+        "nick": "Bob",
+        "nicks": ["Ann", "Bob"],
+        "messages": [],
+        "complete": True,
+    }
+    assert await ann.hear() == {"type": "joined", "nick": "Bob"}
+    await bob.ws.aclose()
+    assert await ann.hear() == {"type": "left", "nick": "Bob"}
+
+
+async def test_a_newcomer_gets_the_last_50_messages(
+    nursery: trio.Nursery, autojump_clock: trio.abc.Clock
+) -> None:
+    chat = await start(nursery, Limits(burst=1000))
+    ann = await chat.enter("Ann")
+    for number in range(60):
+        await ann.say(str(number))
+    welcome = await (await chat.connect()).join("Bob")
+    assert texts_of(welcome) == [str(number) for number in range(10, 60)]
+    assert welcome["complete"] is True
+
+
+async def test_who_comes_back_gets_what_was_missed_and_no_more(
+    nursery: trio.Nursery, autojump_clock: trio.abc.Clock
+) -> None:
+    chat = await start(nursery, Limits(burst=1000))
+    ann, bob = await chat.enter("Ann"), await chat.enter("Bob")
+    seen = await ann.say("both hear this")
+    await bob.ws.aclose()
+    await ann.say("one")
+    await ann.say("two")
+    welcome = await (await chat.connect()).join("Bob", seen=seen)
+    assert (texts_of(welcome), welcome["complete"]) == (["one", "two"], True)
+    for _ in range(50):
+        await ann.say("and so on")
+    welcome = await (await chat.connect()).join("Eve", seen=seen)
+    assert (len(texts_of(welcome)), welcome["complete"]) == (50, False)
+
+
+async def test_the_same_key_again_is_said_once_also_on_another_connection(
+    nursery: trio.Nursery, autojump_clock: trio.abc.Clock
+) -> None:
+    chat = await start(nursery)
+    ann, bob = await chat.enter("Ann"), await chat.enter("Bob")
+    id_ = await ann.say("once", key="key-of-ann")
+    assert await ann.say("once", key="key-of-ann") == id_
+    await ann.ws.aclose()
+    again = await chat.connect()
+    await again.join("Ann", session=ann.session)
+    assert await again.say("once", key="key-of-ann") == id_
+    await again.say("the end")
+    assert (await bob.hear_until("message"))["text"] == "once"
+    assert (await bob.hear_until("message"))["text"] == "the end"
+
+
+async def test_keys_are_forgotten_after_ten_minutes(
+    nursery: trio.Nursery, autojump_clock: trio.abc.Clock
+) -> None:
+    chat = await start(nursery)
+    ann = await chat.enter("Ann")
+    id_ = await ann.say("again", key="key-of-ann")
+    await trio.sleep(599)
+    assert await ann.say("again", key="key-of-ann") == id_
+    await trio.sleep(2)
+    await ann.say("something else")
+    assert await ann.say("again", key="key-of-ann") > id_
+
+
+async def test_a_nickname_is_unique_in_its_room(
+    nursery: trio.Nursery, autojump_clock: trio.abc.Clock
+) -> None:
+    chat = await start(nursery)
+    ann = await chat.enter("Ann")
+    other = await chat.connect()
+    await other.send("join", room="lobby", nick="aNN", session="another-session")
+    assert await other.hear() == {
+        "type": "error",
+        "code": "nick_taken",
+        "text": "there is a aNN in this room",
+        "key": None,
+        "retry_after": None,
+    }
+    assert (await other.join("Bob"))["nick"] == "Bob"
+    await other.send("rename", nick="ann")
+    assert (await other.hear_until("error"))["code"] == "nick_taken"
+    await chat.enter("Ann", "garden")
+    await ann.ws.aclose()
+    await other.hear_until("left", nick="Ann")
+    await other.send("rename", nick="ann")
+    await other.hear_until("renamed", old="Bob", new="ann")
+
+
+async def test_all_hear_of_a_new_name_and_the_old_one_is_free(
+    nursery: trio.Nursery, autojump_clock: trio.abc.Clock
+) -> None:
+    chat = await start(nursery)
+    ann, bob = await chat.enter("Ann"), await chat.enter("Bob")
+    await bob.send("rename", nick="Robert")
+    await ann.hear_until("renamed", old="Bob", new="Robert")
+    await bob.say("hello")
+    assert (await ann.hear_until("message"))["nick"] == "Robert"
+    welcome = await (await chat.connect()).join("Bob")
+    assert welcome["nicks"] == ["Ann", "Robert", "Bob"]
+    await bob.send("rename", nick="ROBERT")
+    await ann.hear_until("renamed", old="Robert", new="ROBERT")
+
+
+async def test_who_comes_back_before_having_left_takes_the_place_over_in_silence(
+    nursery: trio.Nursery, autojump_clock: trio.abc.Clock
+) -> None:
+    chat = await start(nursery)
+    ann, bob = await chat.enter("Ann"), await chat.enter("Bob")
+    again = await chat.connect()
+    assert (await again.join("Bob", session=bob.session))["nicks"] == ["Ann", "Bob"]
+    assert (await bob.end()).code == 4000
+    await again.say("it is me")
+    assert (await ann.hear_until("joined"))["nick"] == "Bob"
+    assert (await ann.hear())["text"] == "it is me"
+
+
+async def test_typing_is_told_and_not_remembered(
+    nursery: trio.Nursery, autojump_clock: trio.abc.Clock
+) -> None:
+    chat = await start(nursery)
+    ann, bob = await chat.enter("Ann"), await chat.enter("Bob")
+    await ann.send("typing")
+    assert await bob.hear() == {"type": "typing", "nick": "Ann"}
+    assert texts_of(await (await chat.connect()).join("Eve")) == []
+
+
+async def test_bad_input_is_answered_and_disturbs_nobody(
+    nursery: trio.Nursery, autojump_clock: trio.abc.Clock
+) -> None:
+    chat = await start(nursery)
+    ann, bob = await chat.enter("Ann"), await chat.enter("Bob")
+    await ann.hear_until("joined", nick="Bob")
+    for data in ("", "[]", b"\x00", '{"type": "say"}', json.dumps({"type": "join"})):
+        await ann.ws.send(data)
+        assert (await ann.hear())["code"] == "bad_message"
+    await ann.send("join", room="garden", nick="Ann", session="session-of-ann")
+    assert "you have joined" in str((await ann.hear())["text"])
+    await ann.send("say", key="key-of-ann", text="x" * 1001)
+    error = await ann.hear()
+    assert (error["code"], error["key"]) == ("too_long", "key-of-ann")
+    await ann.say("hello")
+    assert (await bob.hear())["text"] == "hello"
+
+
+async def test_nothing_can_be_done_before_joining(
+    nursery: trio.Nursery, autojump_clock: trio.abc.Clock
+) -> None:
+    chat = await start(nursery)
+    visitor = await chat.connect()
+    await visitor.send("say", key="key-of-ann", text="hello")
+    assert (await visitor.hear())["text"] == "join comes first"
+    await visitor.join("Ann")
+
+
+async def test_who_does_not_join_is_closed_after_30_seconds(
+    nursery: trio.Nursery, autojump_clock: trio.abc.Clock
+) -> None:
+    chat = await start(nursery)
+    visitor = await chat.connect()
+    before = trio.current_time()
+    assert (await visitor.end()).code == 1008
+    assert trio.current_time() - before == pytest.approx(30)
+
+
+async def test_who_leaves_without_joining_leaves_no_trace(
+    nursery: trio.Nursery, autojump_clock: trio.abc.Clock
+) -> None:
+    chat = await start(nursery, Limits(clients=1))
+    visitor = await chat.connect()
+    await visitor.ws.aclose()
+    await chat.enter("Ann")
+
+
+async def test_who_is_too_fast_is_told_when_to_try_again(
+    nursery: trio.Nursery, autojump_clock: trio.abc.Clock
+) -> None:
+    chat = await start(nursery, Limits(rate=2, burst=3))
+    ann = await chat.enter("Ann")  # which takes the first token
+    await ann.say("one")
+    await ann.say("two")
+    await ann.send("say", key="key-of-ann", text="three")
+    error = await ann.hear_until("error")
+    assert (error["code"], error["key"], error["retry_after"]) == ("slow_down", "key-of-ann", 0.5)
+    await trio.sleep(0.5)
+    await ann.say("three", key="key-of-ann")
+
+
+async def test_who_does_not_slow_down_is_dropped(
+    nursery: trio.Nursery, autojump_clock: trio.abc.Clock
+) -> None:
+    chat = await start(nursery)
+    ann, bob = await chat.enter("Ann"), await chat.enter("Bob")
+    async with trio.open_nursery() as flood:
+
+        async def send_forever() -> None:
+            with pytest.raises(trio_ws.ConnectionClosedError):
+                while True:
+                    await ann.send("typing")
+
+        flood.start_soon(send_forever)
+        end = await ann.end()
+    assert (end.code, end.reason) == (1008, "you were told to slow down")
+    await bob.hear_until("left", nick="Ann")
+
+
+async def test_a_full_room_and_a_full_server_say_so(
+    nursery: trio.Nursery, autojump_clock: trio.abc.Clock
+) -> None:
+    chat = await start(nursery, Limits(members=1, rooms=2, clients=3))
+    await chat.enter("Ann")
+    visitor = await chat.connect()
+    await visitor.send("join", room="lobby", nick="Bob", session="session-of-bob")
+    assert (await visitor.hear())["code"] == "room_full"
+    await visitor.join("Bob", "garden")
+    other = await chat.connect()
+    await other.send("join", room="cellar", nick="Eve", session="session-of-eve")
+    assert (await other.hear())["code"] == "server_full"
+    one_more = await chat.connect()
+    assert (await one_more.hear())["code"] == "server_full"
+    assert (await one_more.end()).code == 1013
+    await visitor.ws.aclose()
+    await trio.testing.wait_all_tasks_blocked()
+    await other.join("Eve", "garden")
+
+
+async def test_a_room_is_gone_when_it_was_empty_for_a_while(
+    nursery: trio.Nursery, autojump_clock: trio.abc.Clock
+) -> None:
+    chat = await start(nursery, Limits(keep=60, rooms=1))
+    ann = await chat.enter("Ann")
+    await ann.say("hello")
+    await trio.sleep(1000)
+    await ann.ws.aclose()
+    await trio.sleep(30)
+    ann = await chat.connect()
+    assert texts_of(await ann.join("Ann")) == ["hello"]
+    await ann.ws.aclose()
+    await trio.sleep(80)
+    assert texts_of(await (await chat.connect()).join("Ann", "garden")) == []
+
+
+async def test_who_reads_again_in_time_has_missed_no_message(
+    nursery: trio.Nursery, autojump_clock: trio.abc.Clock
+) -> None:
+    chat = await start(nursery, Limits(burst=1000, patience=5))
+    ann, slow = await chat.enter("Ann"), await chat.connect_slowly()
+    await slow.join("Bob")
+    ids = [await ann.say("x" * 1000) for _ in range(40)]
+    await trio.sleep(4)
+    heard = [(await slow.hear_until("message"))["id"] for _ in ids]
+    assert heard == ids
+    await trio.sleep(10)
+    await ann.say("the end")
+    assert (await slow.hear_until("message"))["text"] == "the end"
+
+
+async def test_who_reads_again_in_time_knows_who_is_here(
+    nursery: trio.Nursery, autojump_clock: trio.abc.Clock
+) -> None:
+    chat = await start(nursery, Limits(burst=1000))
+    ann, slow = await chat.enter("Ann"), await chat.connect_slowly()
+    await slow.join("Bob")
+    for _ in range(40):
+        await ann.say("x" * 1000)
+    await ann.ws.aclose()
+    await trio.testing.wait_all_tasks_blocked()
+    await slow.hear_until("nicks", nicks=["Bob"])
+
+
+async def test_whose_outbox_stays_full_is_dropped_with_1013(
+    nursery: trio.Nursery, autojump_clock: trio.abc.Clock
+) -> None:
+    chat = await start(nursery, Limits(burst=1000, patience=5))
+    ann, slow = await chat.enter("Ann"), await chat.connect_slowly()
+    await slow.join("Bob")
+    before = trio.current_time()
+    for _ in range(40):
+        await ann.say("x" * 1000)
+    await ann.hear_until("left", nick="Bob")
+    assert trio.current_time() - before == pytest.approx(5)
+    assert (await slow.end()).code == 1013
+
+
+async def test_who_has_missed_more_than_there_is_comes_back_for_the_rest(
+    nursery: trio.Nursery, autojump_clock: trio.abc.Clock
+) -> None:
+    chat = await start(nursery, Limits(burst=1000, history=10))
+    ann, slow = await chat.enter("Ann"), await chat.connect_slowly()
+    await slow.join("Bob")
+    for _ in range(40):
+        await ann.say("x" * 1000)
+    assert (await slow.end()).code == 1013
+    welcome = await (await chat.connect()).join("Bob", session=slow.session, seen=1)
+    assert (len(texts_of(welcome)), welcome["complete"]) == (10, False)
+
+
+def texts_of(welcome: dict[str, object]) -> list[str]:
+    messages = welcome["messages"]
+    assert isinstance(messages, list)
+    return [message["text"] for message in messages]
