@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import os
+import sys
+from contextlib import suppress
 from importlib.metadata import version as installed_version
 
 from docutils import nodes
 from sphinx.addnodes import pending_xref
 from sphinx.application import Sphinx
 from sphinx.environment import BuildEnvironment
+from sphinx.errors import PycodeError
+from sphinx.pycode import ModuleAnalyzer
 
 project = "trio_ws"
 author = "The trio_ws developers"
@@ -56,5 +60,18 @@ def resolve_public_name(
     )
 
 
+def describe_data(
+    app: Sphinx, what: str, name: str, value: object, options: object, lines: list[str]
+) -> None:
+    """A value has no docstring of its own: what is said of it is in the room that defines it."""
+    if what != "data":
+        return
+    for room in [room for room in sys.modules if room.startswith("trio_ws._")]:
+        with suppress(PycodeError):  # what is in C has no source to look into
+            found = ModuleAnalyzer.for_module(room).find_attr_docs()
+            lines[:] = found.get(("", name.rpartition(".")[2]), lines)
+
+
 def setup(app: Sphinx) -> None:
+    app.connect("autodoc-process-docstring", describe_data)
     app.connect("missing-reference", resolve_public_name)
