@@ -8,7 +8,8 @@ from trio.lowlevel import enable_ki_protection
 
 from ._deflate import DeflaterSettings, SharedDeflate
 from ._frames import FIN, pack_header
-from ._stream import Data, WebSocketStream, encode_message
+from ._payloads import Data, encode_message
+from ._stream import WebSocketStream
 
 
 @enable_ki_protection

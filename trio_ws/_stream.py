@@ -22,11 +22,9 @@ that the connection is over.
 from __future__ import annotations
 
 import logging
-from collections import OrderedDict
-from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
-from typing import Final, Literal, TypeAlias, Unpack, overload
+from typing import Final, Literal, Unpack, overload
 
 import trio
 from trio.lowlevel import enable_ki_protection
@@ -35,7 +33,6 @@ from ._deadlines import Deadlines, Due
 from ._deflate import Codec, DeflateParameters, Deflater, SharedDeflate, client_codec, server_codec
 from ._errors import ConnectionClosed, ConnectionClosedError, ConnectionClosedOK
 from ._frames import (
-    MAX_CONTROL_PAYLOAD,
     NO_REASON,
     Buffer,
     CloseCode,
@@ -45,9 +42,9 @@ from ._frames import (
     validate_utf8,
 )
 from ._http import Request, Response
-from ._inbox import Inbox
 from ._options import StreamKeywords, StreamOptions
 from ._outbox import Outbox
+from ._payloads import Data, control_payload, encode_message, message_opcode, to_bytes
 from ._pings import Pings, fresh_payload
 from ._protocol import (
     RECEIVING,
@@ -60,14 +57,13 @@ from ._protocol import (
     State,
     Violation,
 )
+from ._receivers import Receiver, Receivers
 from ._senders import ControlSender, DataSender, Senders
+from ._teardown import Teardown
 from ._ticker import Timer, current_ticker
 from ._transport import RECEIVE_SIZE, make_transport
-from ._waiting import Sleeper, Waiter
+from ._waiting import Sleeper
 from ._writer import Writer
-
-Message: TypeAlias = str | bytes
-Data: TypeAlias = str | bytes | bytearray | memoryview
 
 logger = logging.getLogger("trio_ws")
 
@@ -79,10 +75,6 @@ _DEFLATE_PRICE: Final = 8
 
 _READ_AHEAD: Final = 16 * 1024
 """Bytes that may be read beyond the room in the inbox, and wait undecoded."""
-
-_LINGER: Final = 1.0
-"""Seconds for the peer to end TCP when all is said: both Closes, or, where there is no half-close,
-why the connection has failed."""
 
 _CLEAN_CODES: Final = frozenset(
     {CloseCode.NORMAL_CLOSURE, CloseCode.GOING_AWAY, CloseCode.NO_STATUS_RECEIVED}
@@ -109,19 +101,6 @@ class StreamStatistics:
     """Tasks that wait for room, or for another task's fragmented message to end."""
     tasks_waiting_receive: int
     """Tasks that wait for a message."""
-
-
-class _Receiver(Waiter):
-    """A task in ``receive`` or ``receive_some``."""
-
-    __slots__ = ("fin", "max_bytes", "message", "whole")
-
-    def __init__(self, whole: bool, max_bytes: int | None) -> None:
-        super().__init__()
-        self.whole = whole
-        self.max_bytes = max_bytes
-        self.message: Message = b""
-        self.fin = True
 
 
 class WebSocketStream(trio.abc.Channel[str | bytes]):
@@ -173,9 +152,8 @@ class WebSocketStream(trio.abc.Channel[str | bytes]):
             max_frame_size=options.max_frame_size,
             deflater=codec.deflater,
         )
-        self._inbox = Inbox()
         # Waiting tasks
-        self._receivers: OrderedDict[trio.lowlevel.Task, _Receiver] = OrderedDict()
+        self._receivers = Receivers(self._protocol, on_waiting=self._wake_reader_if_room)
         self._discarders = 0
         # Sending
         self._pings = Pings()
@@ -206,6 +184,14 @@ class WebSocketStream(trio.abc.Channel[str | bytes]):
             on_written=self._admit_senders,
             on_blocked=self._set_timer,
             on_failed=self._stop_sending,
+        )
+        self._teardown = Teardown(
+            self._stream,
+            self._transport,
+            self._protocol,
+            self._writer,
+            self._deadlines,
+            on_hastened=self._set_timer,
         )
         self._reader_scope.shield = shield
         nursery.start_soon(self._read_in_background, name=f"{self!r} reader")
@@ -304,8 +290,8 @@ class WebSocketStream(trio.abc.Channel[str | bytes]):
             messages_sent=self._senders.messages_sent,
             messages_received=self._messages_received,
             bytes_sent=self._writer.bytes_sent,
-            bytes_received=self._bytes_received,
-            inbox_size=self._inbox.size + self._protocol.partial_size,
+            bytes_received=self._bytes_received + self._teardown.bytes_discarded,
+            inbox_size=self._receivers.size,
             outbox_size=self._outbox.size,
             tasks_waiting_send=len(self._senders),
             tasks_waiting_receive=len(self._receivers),
@@ -338,13 +324,12 @@ class WebSocketStream(trio.abc.Channel[str | bytes]):
         if decode:
             raise ValueError("decode=True: give None for str or bytes by message type, or False")
         await self._checkpoint(0)
-        message: Message
-        if self._inbox and not self._receivers:
-            message = self._inbox.take()
+        message = self._receivers.take()
+        if message is not None:
             self._ticker.charge(len(message))
             self._wake_reader_if_room()
         else:
-            message = (await self._wait_to_receive(_Receiver(True, None))).message
+            message = (await self._wait_to_receive(Receiver(True, None))).message
         if decode is False and isinstance(message, str):
             return message.encode()
         return message
@@ -358,8 +343,8 @@ class WebSocketStream(trio.abc.Channel[str | bytes]):
 
         :raises trio.WouldBlock: no whole message is there, or other tasks wait for it.
         """
-        if self._inbox and not self._receivers:
-            message = self._inbox.take()
+        message = self._receivers.take()
+        if message is not None:
             self._wake_reader_if_room()
             return message
         self._check_receiving()
@@ -383,27 +368,18 @@ class WebSocketStream(trio.abc.Channel[str | bytes]):
         if max_bytes is not None and max_bytes < 1:
             raise ValueError(f"max_bytes={max_bytes}: give 1 or more, or None")
         await self._checkpoint(0)
-        if not self._receivers:
-            part = self._take_part(max_bytes)
-            if part is not None:
-                self._ticker.charge(len(part[0]))
-                self._wake_reader_if_room()
-                return part
-        receiver = await self._wait_to_receive(_Receiver(False, max_bytes))
+        part = self._receivers.take_part(max_bytes)
+        if part is not None:
+            self._ticker.charge(len(part[0]))
+            self._wake_reader_if_room()
+            return part
+        receiver = await self._wait_to_receive(Receiver(False, max_bytes))
         return receiver.message, receiver.fin
 
-    async def _wait_to_receive(self, receiver: _Receiver) -> _Receiver:
+    async def _wait_to_receive(self, receiver: Receiver) -> Receiver:
         self._check_receiving()
-        self._receivers[receiver.task] = receiver
-        self._wake_reader_if_room()
-        await receiver.park(self._receivers.pop)
+        await self._receivers.wait(receiver)
         return receiver
-
-    def _take_part(self, max_bytes: int | None) -> tuple[Message, bool] | None:
-        if self._inbox:
-            return self._inbox.take_part(max_bytes)
-        part = self._protocol.take_part(max_bytes)
-        return None if part is None else (part, False)
 
     def _check_receiving(self) -> None:
         self._check_released()
@@ -523,14 +499,14 @@ class WebSocketStream(trio.abc.Channel[str | bytes]):
         """Opcode, payload, and the start of a code point that the message will end with."""
         message = self._senders.own_message()
         if message is None:
-            opcode = _message_opcode(data, text)
+            opcode = message_opcode(data, text)
             pending = b""
         else:
             opcode = message.opcode
             pending = message.utf8_pending
             if opcode is Opcode.BINARY and isinstance(data, str):
                 raise TypeError("this message is binary: give bytes")
-        payload = _to_bytes(data)
+        payload = to_bytes(data)
         if opcode is Opcode.TEXT and not (isinstance(data, str) and not pending):
             pending = validate_utf8(pending, payload, fin)
         return opcode, payload, pending
@@ -599,7 +575,7 @@ class WebSocketStream(trio.abc.Channel[str | bytes]):
         Cancellation is total. If the ping has left, its pong is ignored, unless a later ping has
         the same payload: then nobody can tell which of them it answers.
         """
-        data = fresh_payload() if payload is None else _control_payload(payload)
+        data = fresh_payload() if payload is None else control_payload(payload)
         await self._checkpoint(len(data))
         self._check_sending()
         sender = ControlSender(Opcode.PING, data)
@@ -619,7 +595,7 @@ class WebSocketStream(trio.abc.Channel[str | bytes]):
 
         Pings are answered without it. Cancellation is total.
         """
-        data = _control_payload(payload)
+        data = control_payload(payload)
         await self._checkpoint(len(data))
         self._check_sending()
         sender = ControlSender(Opcode.PONG, data)
@@ -705,7 +681,7 @@ class WebSocketStream(trio.abc.Channel[str | bytes]):
                 self._protocol.discarding = False
 
     def _discard_messages(self) -> None:
-        self._inbox.clear()
+        self._receivers.inbox.clear()
         self._protocol.discarding = True
 
     def _commit_close(self, payload: bytes, reason: CloseReason) -> None:
@@ -762,16 +738,11 @@ class WebSocketStream(trio.abc.Channel[str | bytes]):
         sending_error = partial(self._end_error, sending=True)
         self._senders.refuse(sending_error)
         if state not in RECEIVING or self._released:
-            self._serve_receivers()
-            self._refuse_receivers()
+            self._receivers.serve()
+            self._receivers.refuse(partial(self._end_error, sending=False))
             self._pings.refuse(sending_error)
         if state is State.FAILED or self._concluded or self._released:
             self._writer.refuse_flushers(sending_error)
-
-    def _refuse_receivers(self) -> None:
-        while self._receivers:
-            _, receiver = self._receivers.popitem(last=False)
-            receiver.refuse(self._end_error(sending=False))
 
     def _end_error(self, *, sending: bool) -> Exception:
         if self._released:
@@ -793,7 +764,7 @@ class WebSocketStream(trio.abc.Channel[str | bytes]):
             in_order = False
             try:
                 await self._read_until_closed()
-                await self._linger()
+                await self._teardown.linger()
                 in_order = True
             finally:
                 await self._close_transport(in_order)  # noqa: ASYNC102 (bounded by its deadline)
@@ -866,7 +837,7 @@ class WebSocketStream(trio.abc.Channel[str | bytes]):
             room += RECEIVE_SIZE
         if not self._receivers:
             # While somebody waits, a message in progress may be larger than the inbox.
-            room -= self._inbox.size + self._protocol.partial_size
+            room -= self._receivers.size
         return min(room, _DECODE_STEP)
 
     async def _pause(self) -> None:
@@ -880,8 +851,8 @@ class WebSocketStream(trio.abc.Channel[str | bytes]):
             return
         room = self._room()
         # An empty inbox is room enough: what is held then is a message that waits for its rest.
-        enough = min(self._options.max_inbox_size // 2, _DECODE_STEP) if self._inbox else 1
-        if room >= max(enough, 1):
+        enough = min(self._options.max_inbox_size // 2, _DECODE_STEP)
+        if room >= max(enough, 1) or (room >= 1 and not self._receivers.inbox):
             self._paused_reader.wake()
             self._deadlines.resume(trio.current_time())
             self._set_timer()
@@ -889,14 +860,14 @@ class WebSocketStream(trio.abc.Channel[str | bytes]):
     def _handle(self, events: list[Event]) -> None:
         for event in events:
             if isinstance(event, (str, bytes)):
-                self._inbox.put(event)
+                self._receivers.inbox.put(event)
                 self._messages_received += 1
             elif isinstance(event, Violation):
                 self._cause = event
                 self._say_why_failed()
             elif not self._handle_control(event):
                 break
-        self._serve_receivers()
+        self._receivers.serve()
 
     def _handle_control(self, event: Ping | Pong | Close) -> bool:
         """False if the connection has failed over it."""
@@ -946,25 +917,10 @@ class WebSocketStream(trio.abc.Channel[str | bytes]):
         else:
             self._settle()
 
-    def _serve_receivers(self) -> None:
-        """Hand over what has arrived, first come first served."""
-        receivers = self._receivers
-        while receivers:
-            receiver = next(iter(receivers.values()))
-            if receiver.whole:
-                part = (self._inbox.take(), True) if self._inbox else None
-            else:
-                part = self._take_part(receiver.max_bytes)
-            if part is None:
-                break
-            del receivers[receiver.task]
-            receiver.message, receiver.fin = part
-            receiver.wake()
-
     # Writing
 
     def _write_committed(self) -> None:
-        self._writer.committed(gather=bool(self._inbox))
+        self._writer.committed(gather=bool(self._receivers.inbox))
 
     def _admit_senders(self) -> None:
         """Something was written: commit for those who waited for room."""
@@ -985,57 +941,16 @@ class WebSocketStream(trio.abc.Channel[str | bytes]):
         self._protocol.end()
         self._begin_close_deadline()
 
-    async def _linger(self) -> None:
-        """After the Close frames, or after failing: who ends TCP, and how.
-
-        The server half-closes and waits for EOF; the client waits for the server's (RFC 6455
-        section 7.1.1). Closing a socket with unread input would send a reset, which can destroy the
-        Close that is under way.
-        """
-        if self._protocol.state is State.LOST:
-            return
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(self._end_sending)
-            if self._transport.can_send_eof or not self._is_closed_server():
-                await self._discard_until_eof()
-
-    async def _end_sending(self) -> None:
-        """The last bytes, and then EOF if it is for this side to end TCP."""
-        await self._writer.wait_drained()
-        failed = self._protocol.state is State.FAILED
-        if self._transport.can_send_eof and (failed or self._is_closed_server()):
-            await self._transport.send_eof()
-        if not (failed and self._transport.can_send_eof):
-            # A peer that keeps TCP open without a reason must not hold a handler for long.
-            self._deadlines.hasten(trio.current_time() + _LINGER)
-            self._set_timer()
-
-    def _is_closed_server(self) -> bool:
-        return self._protocol.state is State.CLOSED and self._protocol.role is Role.SERVER
-
-    async def _discard_until_eof(self) -> None:
-        with suppress(Exception):
-            while data := await self._transport.receive():
-                self._bytes_received += len(data)
-
     async def _close_transport(self, in_order: bool) -> None:
         try:
             if not in_order:
                 self._say_goodbye()
-            deadline = self._deadlines.close_at
             self._conclude()
             if in_order:
-                with trio.CancelScope(deadline=deadline):
-                    await self._writer.wait_stopped()
-                    await self._transport.aclose()
+                await self._teardown.close()
         finally:
-            await self._abort_transport()  # noqa: ASYNC102 (it shields itself)
+            await self._teardown.abort()  # noqa: ASYNC102 (it shields itself)
             self._closed.set()
-
-    async def _abort_transport(self) -> None:
-        if not self._transport.abort():
-            with trio.CancelScope(shield=True), suppress(Exception):
-                await trio.aclose_forcefully(self._stream)
 
     async def _close_at_once(self) -> None:
         """Terminal cancellation, in this very step as far as the transport can."""
@@ -1043,7 +958,7 @@ class WebSocketStream(trio.abc.Channel[str | bytes]):
             self._say_goodbye()
             self._conclude()
             self._reader_scope.cancel()
-            await self._abort_transport()
+            await self._teardown.abort()
 
     def _say_goodbye(self) -> None:
         """Write what is committed and a Close, if that costs no wait."""
@@ -1109,44 +1024,6 @@ def _make_codec(role: Role, agreed: DeflateParameters | None, options: StreamOpt
 def _price(size: int, compressed: bool) -> int:
     """What a message costs of the budget beside its being one."""
     return size * _DEFLATE_PRICE if compressed else size
-
-
-def encode_message(message: Data, text: bool | None) -> tuple[Opcode, bytes]:
-    """Opcode and payload of *message*: see :meth:`WebSocketStream.send` for what is refused."""
-    opcode = _message_opcode(message, text)
-    payload = _to_bytes(message)
-    if opcode is Opcode.TEXT and not isinstance(message, str):
-        validate_utf8(b"", payload, True)
-    return opcode, payload
-
-
-def _message_opcode(data: Data, text: bool | None) -> Opcode:
-    if text is None:
-        text = isinstance(data, str)
-    return Opcode.TEXT if text else Opcode.BINARY
-
-
-def _to_bytes(data: Data) -> bytes:
-    """The payload to commit: what nobody can change any more."""
-    if isinstance(data, str):
-        return data.encode()
-    if type(data) is bytes:
-        return data
-    try:
-        return bytes(memoryview(data))
-    except TypeError:
-        raise TypeError(f"a message is str or bytes-like, not {type(data).__name__}") from None
-
-
-def _control_payload(payload: Buffer) -> bytes:
-    if isinstance(payload, str):
-        raise TypeError("the payload of a ping or pong is bytes-like, not str: encode() it")
-    data = bytes(memoryview(payload))
-    if len(data) > MAX_CONTROL_PAYLOAD:
-        raise ValueError(
-            f"a payload of {len(data)} bytes: at most {MAX_CONTROL_PAYLOAD} fit into a ping or pong"
-        )
-    return data
 
 
 def _sent_reason(code: int | None, reason: str) -> CloseReason:

@@ -1,0 +1,48 @@
+"""What the user gives to be sent, as opcode and bytes: checked, and changed by nobody any more."""
+
+from __future__ import annotations
+
+from typing import TypeAlias
+
+from ._frames import MAX_CONTROL_PAYLOAD, Buffer, Opcode, validate_utf8
+
+Message: TypeAlias = str | bytes
+Data: TypeAlias = str | bytes | bytearray | memoryview
+
+
+def encode_message(message: Data, text: bool | None) -> tuple[Opcode, bytes]:
+    """Opcode and payload of *message*: see :meth:`WebSocketStream.send` for what is refused."""
+    opcode = message_opcode(message, text)
+    payload = to_bytes(message)
+    if opcode is Opcode.TEXT and not isinstance(message, str):
+        validate_utf8(b"", payload, True)
+    return opcode, payload
+
+
+def message_opcode(data: Data, text: bool | None) -> Opcode:
+    if text is None:
+        text = isinstance(data, str)
+    return Opcode.TEXT if text else Opcode.BINARY
+
+
+def to_bytes(data: Data) -> bytes:
+    """The payload to commit: what nobody can change any more."""
+    if isinstance(data, str):
+        return data.encode()
+    if type(data) is bytes:
+        return data
+    try:
+        return bytes(memoryview(data))
+    except TypeError:
+        raise TypeError(f"a message is str or bytes-like, not {type(data).__name__}") from None
+
+
+def control_payload(payload: Buffer) -> bytes:
+    if isinstance(payload, str):
+        raise TypeError("the payload of a ping or pong is bytes-like, not str: encode() it")
+    data = bytes(memoryview(payload))
+    if len(data) > MAX_CONTROL_PAYLOAD:
+        raise ValueError(
+            f"a payload of {len(data)} bytes: at most {MAX_CONTROL_PAYLOAD} fit into a ping or pong"
+        )
+    return data

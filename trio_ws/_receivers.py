@@ -1,0 +1,102 @@
+"""Whose turn it is to receive: messages that have arrived, and tasks that wait for them.
+
+Each message goes to one task, first come first served. It is handed over in the same step that
+wakes the task, and nothing is awaited after that, so that it can not be lost.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Callable
+
+from trio.lowlevel import Task
+
+from ._inbox import Inbox
+from ._payloads import Message
+from ._protocol import Protocol
+from ._waiting import Waiter
+
+
+class Receiver(Waiter):
+    """The current task, in ``receive`` or, if not *whole*, in ``receive_some``."""
+
+    __slots__ = ("fin", "max_bytes", "message", "whole")
+
+    def __init__(self, whole: bool, max_bytes: int | None) -> None:
+        super().__init__()
+        self.whole = whole
+        self.max_bytes = max_bytes
+        self.message: Message = b""
+        """What it was handed."""
+        self.fin = True
+        """Whether that ends the message."""
+
+
+class Receivers:
+    """The tasks that receive on one stream, and what waits for them.
+
+    :param protocol: it has the part of a message that is still arriving.
+    :param on_waiting: called when a task begins to wait.
+    :ivar inbox: the messages that have arrived.
+    """
+
+    __slots__ = ("_on_waiting", "_protocol", "_waiting", "inbox")
+
+    def __init__(self, protocol: Protocol, *, on_waiting: Callable[[], None]) -> None:
+        self._protocol = protocol
+        self._on_waiting = on_waiting
+        self._waiting: OrderedDict[Task, Receiver] = OrderedDict()
+        self.inbox = Inbox()
+
+    def __len__(self) -> int:
+        """How many tasks wait."""
+        return len(self._waiting)
+
+    @property
+    def size(self) -> int:
+        """What waits, in the unit of ``max_inbox_size``; of the message in progress, its bytes."""
+        return self.inbox.size + self._protocol.partial_size
+
+    def take(self) -> Message | None:
+        """The first message; None if there is none, or others wait for it."""
+        if self.inbox and not self._waiting:
+            return self.inbox.take()
+        return None
+
+    def take_part(self, max_bytes: int | None) -> tuple[Message, bool] | None:
+        """A part of the first message, and whether it ends it; None as for :meth:`take`."""
+        return None if self._waiting else self._next_part(max_bytes)
+
+    async def wait(self, receiver: Receiver) -> None:
+        """Wait for the turn, until :meth:`serve`; raises what :meth:`refuse` gives.
+
+        Cancellation takes the receiver out of the queue, and nothing has happened.
+        """
+        self._waiting[receiver.task] = receiver
+        self._on_waiting()
+        await receiver.park(self._waiting.pop)
+
+    def serve(self) -> None:
+        """Hand over what has arrived."""
+        while self._waiting:
+            receiver = next(iter(self._waiting.values()))
+            if receiver.whole:
+                part = (self.inbox.take(), True) if self.inbox else None
+            else:
+                part = self._next_part(receiver.max_bytes)
+            if part is None:
+                break
+            del self._waiting[receiver.task]
+            receiver.message, receiver.fin = part
+            receiver.wake()
+
+    def refuse(self, make_error: Callable[[], Exception]) -> None:
+        """Nothing more will come: each who waits gets an error of its own."""
+        while self._waiting:
+            self._waiting.popitem(last=False)[1].refuse(make_error())
+
+    def _next_part(self, max_bytes: int | None) -> tuple[Message, bool] | None:
+        if self.inbox:
+            return self.inbox.take_part(max_bytes)
+        part = self._protocol.take_part(max_bytes)
+        return None if part is None else (part, False)
