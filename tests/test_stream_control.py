@@ -748,6 +748,26 @@ async def test_the_idle_time_can_be_changed_on_an_open_stream(
     assert trio.current_time() - start == 260
 
 
+@pytest.mark.parametrize("answered", [True, False])
+async def test_a_peer_is_asked_before_the_silence_of_a_process_that_stood_still_counts(
+    answered: bool, nursery: trio.Nursery, mock_clock: trio.testing.MockClock
+) -> None:
+    ws, peer = await open_with_peer(nursery, Role.SERVER, timeouts=Timeouts(idle=60))
+    await trio.testing.wait_all_tasks_blocked()
+    mock_clock.jump(1000)
+    frame = await peer.receive()
+    assert frame is not None
+    assert frame.opcode == PING
+    mock_clock.jump(9)
+    if answered:
+        await peer.send(*pongs(frame.payload))
+    await trio.testing.wait_all_tasks_blocked()
+    assert ws.is_open
+    mock_clock.jump(2)
+    await trio.testing.wait_all_tasks_blocked()
+    assert ws.is_open is answered
+
+
 async def test_an_idle_time_that_has_passed_already_is_over_at_once(
     nursery: trio.Nursery, autojump_clock: trio.testing.MockClock
 ) -> None:

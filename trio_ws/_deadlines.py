@@ -8,8 +8,13 @@ from __future__ import annotations
 
 import enum
 import math
+from typing import Final
 
 from ._options import Timeouts
+
+_ANSWER_TIME: Final = 10.0
+"""Seconds that the peer has at least to answer a ping that was late, because this process or this
+machine stood still; half of the idle time, if that is less."""
 
 
 class Due(enum.Enum):
@@ -93,11 +98,19 @@ class Deadlines:
         if self._closing:
             return math.inf
         if not self._paused:
-            return self._received_at + (idle / 2 if self._may_signal() else idle)
+            return self._peer_expected_by(idle)
         if not self._may_signal():
             return math.inf
         since = self._received_at if self._signalled_at is None else self._signalled_at
         return since + idle / 2
+
+    def _peer_expected_by(self, idle: float) -> float:
+        if self._may_signal():
+            return self._received_at + idle / 2
+        gone_at = self._received_at + idle
+        if self._signalled_at is None:
+            return gone_at
+        return max(gone_at, self._signalled_at + min(idle / 2, _ANSWER_TIME))
 
     def _may_signal(self) -> bool:
         """One ping for each silence; and while this side does not listen, as many pongs as it takes
