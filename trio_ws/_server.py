@@ -4,55 +4,32 @@ from __future__ import annotations
 
 import errno
 import logging
-import math
-import socket
 import ssl
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 from typing import Final, TypeAlias, Unpack
 
 import trio
 from trio.lowlevel import enable_ki_protection
 
+from ._accepting import Acceptor, ProcessRequest
 from ._errors import ConnectionClosed
 from ._frames import pack_close
-from ._handshake import HandshakeError, ServerHandshake
-from ._http import HeadersInput, Request, Response
-from ._opening import (
-    GONE,
-    StreamOwner,
-    call_unprotected,
-    check_async,
-    closing_on_failure,
-    handshake_deadline,
-    receive_some,
-    unwrap,
-)
-from ._options import StreamKeywords, StreamOptions
-from ._protocol import Role
+from ._handshake import HandshakeError
+from ._http import HeadersInput, Request
+from ._listening import Listeners, listen, name_listener, name_peer, port_of
+from ._opening import StreamOwner, call_unprotected, check_async, closing_on_failure, unwrap
+from ._options import StreamKeywords
 from ._stream import WebSocketStream
-from ._transport import make_transport
 
 Handler: TypeAlias = Callable[[WebSocketStream], Awaitable[object]]
 """What is called for every WebSocket that was opened."""
-
-ProcessRequest: TypeAlias = Callable[[Request], Awaitable[Response | None]]
-"""What ``process_request=`` takes."""
-
-Listeners: TypeAlias = Sequence[trio.abc.Listener[trio.abc.Stream]]
-
-_LINGER: Final = 1.0
-"""Seconds for a client to read a refusal, where the stream can not half-close."""
 
 _OVERLOADED: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS})
 """What ``accept`` fails with while the process or the system has too many open files."""
 
 _OVERLOAD_PAUSE: Final = 0.1
 """Seconds until ``accept`` is tried again."""
-
-_PORT_ATTEMPTS: Final = 20
-"""Ports that are tried to find one that is free for all addresses of a host."""
 
 logger = logging.getLogger("trio_ws")
 
@@ -105,7 +82,7 @@ async def wrap_server_stream(
     Cancellation closes the stream.
     """
     async with closing_on_failure(stream):
-        acceptor = _Acceptor.check(subprotocols, origins, headers, process_request, options)
+        acceptor = Acceptor.check(subprotocols, origins, headers, process_request, options)
         handshake = acceptor.make_handshake()
         if request is not None:
             handshake.use_request(request)
@@ -174,8 +151,8 @@ async def serve_websocket(
     """
     async with closing_on_failure(*(listeners or ())):
         check_async("handler", handler)
-        acceptor = _Acceptor.check(subprotocols, origins, headers, process_request, options)
-        opened = await _listen(port, host, listeners, ssl_context)
+        acceptor = Acceptor.check(subprotocols, origins, headers, process_request, options)
+        opened = await listen(port, host, listeners, ssl_context)
     server = WebSocketServer(handler, acceptor, opened)
     try:
         await server._serve(lambda: task_status.started(server))
@@ -186,173 +163,18 @@ async def serve_websocket(
     raise error
 
 
-async def _listen(
-    port: int | None,
-    host: str | None,
-    listeners: Listeners | None,
-    ssl_context: ssl.SSLContext | None,
-) -> Listeners:
-    if (port is None) == (listeners is None):
-        raise ValueError("give either a port or listeners")
-    if listeners is None:
-        assert port is not None
-        if not 0 <= port <= 0xFFFF:
-            raise ValueError(f"port={port}: give 1 to 65535, or 0 to let the system choose")
-        listeners = await _listen_by_tcp(port, host)
-    elif host is not None:
-        raise ValueError("give host together with a port, not with listeners")
-    if ssl_context is None:
-        return tuple(listeners)
-    return tuple([trio.SSLListener(each, ssl_context, https_compatible=True) for each in listeners])
-
-
-async def _listen_by_tcp(port: int, host: str | None) -> list[trio.SocketListener]:
-    """As Trio does, but port 0 is the same one for all addresses of a host."""
-    listeners = await trio.open_tcp_listeners(port, host=host)
-    attempts = _PORT_ATTEMPTS
-    while len({_port_of(each) for each in listeners}) > 1:
-        chosen = _port_of(listeners[0])
-        assert chosen is not None
-        for each in listeners:
-            each.socket.close()
-        try:
-            listeners = await trio.open_tcp_listeners(chosen, host=host)
-        except OSError:
-            # One of the addresses has this port in use: let the system choose another.
-            attempts -= 1
-            if not attempts:
-                raise
-            listeners = await trio.open_tcp_listeners(port, host=host)
-    return listeners
-
-
-@dataclass(frozen=True, slots=True)
-class _Acceptor:
-    """How requests are answered, and with which options streams are opened."""
-
-    subprotocols: Sequence[str]
-    origins: Sequence[str] | None
-    headers: HeadersInput
-    process_request: ProcessRequest | None
-    options: StreamOptions
-
-    @classmethod
-    def check(
-        cls,
-        subprotocols: Sequence[str],
-        origins: Sequence[str] | None,
-        headers: HeadersInput,
-        process_request: ProcessRequest | None,
-        options: StreamKeywords,
-    ) -> _Acceptor:
-        if process_request is not None:
-            check_async("process_request", process_request)
-        # A Response has its headers in a tuple: what was given may be an iterator.
-        pairs = Response(101, headers).headers
-        acceptor = cls(subprotocols, origins, pairs, process_request, StreamOptions(**options))
-        acceptor.make_handshake()
-        return acceptor
-
-    def make_handshake(self) -> ServerHandshake:
-        return ServerHandshake(
-            subprotocols=self.subprotocols,
-            origins=self.origins,
-            headers=self.headers,
-            compression=self.options.compression,
-            max_size=self.options.max_handshake_size,
-        )
-
-    async def accept(
-        self, stream: trio.abc.Stream, handshake: ServerHandshake, waiting: trio.CancelScope
-    ) -> WebSocketStream:
-        """Answer the client, and make the WebSocket if the answer is 101.
-
-        :param waiting: what cancels it makes the answer 503, unless there is one.
-        :raises HandshakeError: if the answer is not 101, or the client went away.
-        """
-        with handshake_deadline(handshake, self.options):
-            refusal = await self._answer(stream, handshake, waiting)
-            if refusal is not None:
-                await _deliver_refusal(stream, handshake)
-                raise refusal
-            try:
-                await stream.send_all(handshake.data_to_send())
-            except GONE as error:
-                raise HandshakeError("the client went away before it was answered") from error
-            return _make_stream(stream, handshake, self.options)
-
-    async def _answer(
-        self, stream: trio.abc.Stream, handshake: ServerHandshake, waiting: trio.CancelScope
-    ) -> HandshakeError | None:
-        """Let ``handshake`` have an answer; the error that stands for it unless it is 101."""
-        try:
-            with waiting:
-                while (request := handshake.next_request()) is None:
-                    handshake.receive_data(await receive_some(stream))
-                await self._respond(handshake, request)
-        except HandshakeError as error:
-            return error
-        if waiting.cancelled_caught:
-            handshake.refuse(503, "The server is shutting down.")
-        return handshake.refusal()
-
-    async def _respond(self, handshake: ServerHandshake, request: Request) -> None:
-        try:
-            answer = None
-            if self.process_request is not None:
-                answer = await call_unprotected(self.process_request, request)
-            handshake.respond(answer)
-        except Exception:
-            logger.exception("process_request failed: the client gets 500")
-            handshake.refuse(500, "The server failed to process the request.")
-
-
-async def _deliver_refusal(stream: trio.abc.Stream, handshake: ServerHandshake) -> None:
-    """Send it, and discard what still comes: unread input would turn the end of TCP into a reset,
-    which can destroy what was sent.
-    """
-    data = handshake.data_to_send()
-    if not data:
-        return
-    transport = make_transport(stream)
-    with suppress(*GONE):
-        await stream.send_all(data)
-        if transport.can_send_eof:
-            await transport.send_eof()
-        with trio.move_on_after(math.inf if transport.can_send_eof else _LINGER):
-            while await transport.receive():
-                pass
-
-
-def _make_stream(
-    stream: trio.abc.Stream, handshake: ServerHandshake, options: StreamOptions
-) -> WebSocketStream:
-    assert handshake.request is not None
-    assert handshake.response is not None
-    return WebSocketStream(
-        stream,
-        Role.SERVER,
-        options,
-        request=handshake.request,
-        response=handshake.response,
-        subprotocol=handshake.subprotocol,
-        compression=handshake.compression,
-        buffered=handshake.trailing_data,
-    )
-
-
 class WebSocketServer:
     """A running server: what ``nursery.start(serve_websocket, ...)`` returns.
 
     Made by :func:`serve_websocket`; the constructor is not public.
     """
 
-    def __init__(self, handler: Handler, acceptor: _Acceptor, listeners: Listeners) -> None:
+    def __init__(self, handler: Handler, acceptor: Acceptor, listeners: Listeners) -> None:
         self._handler = handler
         self._acceptor = acceptor
         self._listeners = tuple(listeners)
-        self._ports = {port for port in map(_port_of, listeners) if port is not None}
-        self._addresses = ", ".join(map(_name_listener, listeners))
+        self._ports = {port for port in map(port_of, listeners) if port is not None}
+        self._addresses = ", ".join(map(name_listener, listeners))
         self._connections: set[WebSocketStream] = set()
         self._handshakes: set[trio.CancelScope] = set()
         self._goodbye: tuple[int | None, str] | None = None
@@ -468,7 +290,7 @@ class WebSocketServer:
 
     @enable_ki_protection
     async def _serve_client(self, stream: trio.abc.Stream) -> None:
-        peer = _name_peer(stream)
+        peer = name_peer(stream)
         try:
             async with closing_on_failure(stream):
                 ws = await self._open(stream)
@@ -544,41 +366,3 @@ def _is_own_end(error: BaseException, ws: WebSocketStream) -> bool:
 
 def _log_failure(error: BaseException, peer: str) -> None:
     logger.error("%s: the handler raised", peer, exc_info=error)
-
-
-def _port_of(listener: trio.abc.Listener[trio.abc.Stream]) -> int | None:
-    if isinstance(listener, trio.SSLListener):
-        return _port_of(listener.transport_listener)
-    if not isinstance(listener, trio.SocketListener):
-        return None
-    if listener.socket.family not in (socket.AF_INET, socket.AF_INET6):
-        return None
-    port: int = listener.socket.getsockname()[1]
-    return port
-
-
-def _name_listener(listener: trio.abc.Listener[trio.abc.Stream]) -> str:
-    if isinstance(listener, trio.SSLListener):
-        return _name_listener(listener.transport_listener)
-    if isinstance(listener, trio.SocketListener):
-        address = listener.socket.getsockname()
-        return _name_address(address) or str(address)
-    return type(listener).__name__
-
-
-def _name_peer(stream: trio.abc.Stream) -> str:
-    """How to call the client in the log."""
-    if isinstance(stream, trio.SSLStream):
-        return _name_peer(stream.transport_stream)
-    if isinstance(stream, trio.SocketStream):
-        with suppress(OSError):
-            return _name_address(stream.socket.getpeername()) or "a client"
-    return "a client"
-
-
-def _name_address(address: object) -> str | None:
-    """An address of TCP; None for any other."""
-    match address:
-        case (str(host), int(port), *_):
-            return f"{host} port {port}"
-    return None

@@ -13,7 +13,8 @@ import trio
 
 import trio_ws
 from trio_ws._options import StreamKeywords
-from trio_ws._server import Handler, ProcessRequest
+from trio_ws._accepting import ProcessRequest
+from trio_ws._server import Handler
 
 from .puppeteer import Puppet
 from .wire import HOST, Opening, Refusal

@@ -1,0 +1,143 @@
+"""Answering a handshake over its stream: with 101 and a WebSocket, or a refusal that arrives."""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Final, TypeAlias
+
+import trio
+
+from ._handshake import HandshakeError, ServerHandshake
+from ._http import HeadersInput, Request, Response
+from ._opening import GONE, call_unprotected, check_async, handshake_deadline, receive_some
+from ._options import StreamKeywords, StreamOptions
+from ._protocol import Role
+from ._stream import WebSocketStream
+from ._transport import make_transport
+
+ProcessRequest: TypeAlias = Callable[[Request], Awaitable[Response | None]]
+"""What ``process_request=`` takes."""
+
+_LINGER: Final = 1.0
+"""Seconds for a client to read a refusal, where the stream can not half-close."""
+
+logger = logging.getLogger("trio_ws")
+
+
+@dataclass(frozen=True, slots=True)
+class Acceptor:
+    """How requests are answered, and with which options streams are opened."""
+
+    subprotocols: Sequence[str]
+    origins: Sequence[str] | None
+    headers: HeadersInput
+    process_request: ProcessRequest | None
+    options: StreamOptions
+
+    @classmethod
+    def check(
+        cls,
+        subprotocols: Sequence[str],
+        origins: Sequence[str] | None,
+        headers: HeadersInput,
+        process_request: ProcessRequest | None,
+        options: StreamKeywords,
+    ) -> Acceptor:
+        if process_request is not None:
+            check_async("process_request", process_request)
+        # A Response has its headers in a tuple: what was given may be an iterator.
+        pairs = Response(101, headers).headers
+        acceptor = cls(subprotocols, origins, pairs, process_request, StreamOptions(**options))
+        acceptor.make_handshake()
+        return acceptor
+
+    def make_handshake(self) -> ServerHandshake:
+        return ServerHandshake(
+            subprotocols=self.subprotocols,
+            origins=self.origins,
+            headers=self.headers,
+            compression=self.options.compression,
+            max_size=self.options.max_handshake_size,
+        )
+
+    async def accept(
+        self, stream: trio.abc.Stream, handshake: ServerHandshake, waiting: trio.CancelScope
+    ) -> WebSocketStream:
+        """Answer the client, and make the WebSocket if the answer is 101.
+
+        :param waiting: what cancels it makes the answer 503, unless there is one.
+        :raises HandshakeError: if the answer is not 101, or the client went away.
+        """
+        with handshake_deadline(handshake, self.options):
+            refusal = await self._answer(stream, handshake, waiting)
+            if refusal is not None:
+                await _deliver_refusal(stream, handshake)
+                raise refusal
+            try:
+                await stream.send_all(handshake.data_to_send())
+            except GONE as error:
+                raise HandshakeError("the client went away before it was answered") from error
+            return _make_stream(stream, handshake, self.options)
+
+    async def _answer(
+        self, stream: trio.abc.Stream, handshake: ServerHandshake, waiting: trio.CancelScope
+    ) -> HandshakeError | None:
+        """Let ``handshake`` have an answer; the error that stands for it unless it is 101."""
+        try:
+            with waiting:
+                while (request := handshake.next_request()) is None:
+                    handshake.receive_data(await receive_some(stream))
+                await self._respond(handshake, request)
+        except HandshakeError as error:
+            return error
+        if waiting.cancelled_caught:
+            handshake.refuse(503, "The server is shutting down.")
+        return handshake.refusal()
+
+    async def _respond(self, handshake: ServerHandshake, request: Request) -> None:
+        try:
+            answer = None
+            if self.process_request is not None:
+                answer = await call_unprotected(self.process_request, request)
+            handshake.respond(answer)
+        except Exception:
+            logger.exception("process_request failed: the client gets 500")
+            handshake.refuse(500, "The server failed to process the request.")
+
+
+async def _deliver_refusal(stream: trio.abc.Stream, handshake: ServerHandshake) -> None:
+    """Send it, and discard what still comes: unread input would turn the end of TCP into a reset,
+    which can destroy what was sent.
+    """
+    data = handshake.data_to_send()
+    if not data:
+        return
+    transport = make_transport(stream)
+    with suppress(*GONE):
+        await stream.send_all(data)
+        if transport.can_send_eof:
+            await transport.send_eof()
+        with trio.move_on_after(math.inf if transport.can_send_eof else _LINGER):
+            while await transport.receive():
+                pass
+
+
+def _make_stream(
+    stream: trio.abc.Stream, handshake: ServerHandshake, options: StreamOptions
+) -> WebSocketStream:
+    assert handshake.request is not None
+    assert handshake.response is not None
+    return WebSocketStream(
+        stream,
+        Role.SERVER,
+        options,
+        request=handshake.request,
+        response=handshake.response,
+        subprotocol=handshake.subprotocol,
+        compression=handshake.compression,
+        buffered=handshake.trailing_data,
+    )
