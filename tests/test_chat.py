@@ -15,28 +15,25 @@ from programs import run, running
 
 import trio_ws
 
+PAGES = {
+    "/": ("text/html", b"<!doctype html>"),
+    "/?from=here": ("text/html", b"<!doctype html>"),
+    "/rooms/garden": ("text/html", b"<!doctype html>"),
+    "/page.css": ("text/css", b":root"),
+    "/page.js": ("text/javascript", b'"use strict"'),
+}
 
-@pytest.mark.parametrize(
-    ("path", "content_type", "start"),
-    [
-        ("/", "text/html", b"<!doctype html>"),
-        ("/?from=here", "text/html", b"<!doctype html>"),
-        ("/rooms/garden", "text/html", b"<!doctype html>"),
-        ("/page.css", "text/css", b":root"),
-        ("/page.js", "text/javascript", b'"use strict"'),
-    ],
-)
-async def test_the_page_is_served_on_the_port_of_the_websocket(
-    path: str, content_type: str, start: bytes
-) -> None:
+
+async def test_the_page_is_served_on_the_port_of_the_websocket() -> None:
     async with running_chat() as chat:
-        page = await chat.request(f"GET {path} HTTP/1.1")
-        head = await chat.request(f"HEAD {path} HTTP/1.1")
-    assert page.status == 200
-    assert page.headers["content-type"] == f"{content_type}; charset=utf-8"
-    assert "script-src 'self'" in page.headers["content-security-policy"]
-    assert page.body.startswith(start)
-    assert (head.status, head.body) == (200, b"")
+        for path, (content_type, start) in PAGES.items():
+            page = await chat.request(f"GET {path} HTTP/1.1")
+            assert page.status == 200
+            assert page.headers["content-type"] == f"{content_type}; charset=utf-8"
+            assert "script-src 'self'" in page.headers["content-security-policy"]
+            assert page.body.startswith(start)
+            head = await chat.request(f"HEAD {path} HTTP/1.1")
+            assert (head.status, head.body) == (200, b"")
 
 
 async def test_other_requests_are_refused() -> None:

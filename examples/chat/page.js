@@ -30,6 +30,8 @@ let reconnecting = null;          // the timer
 let inFlight = null;              // the key that was sent and not answered
 let retrying = null;              // the timer
 let unread = 0;
+let atEnd = true;                 // whether the last message is in view
+let renaming = false;
 let typedAt = 0;
 
 function randomToken() {          // crypto.randomUUID is for secure contexts only
@@ -150,6 +152,7 @@ const handlers = {
       nick = event.new;
       remember("nick", nick);
       $("nick").value = nick;
+      renaming = false;
       say("");
     }
     showPeople();
@@ -172,7 +175,8 @@ const handlers = {
   error(error) {
     if (error.key !== null) refusedMessage(error);
     else if (!joined) refusedJoin(error);
-    else say(error.text);
+    else if (renaming) say(error.text);
+    renaming = false;
   },
 };
 
@@ -308,6 +312,7 @@ function isAtEnd() {
 
 function scrollToEnd() {
   $("log").scrollTop = $("log").scrollHeight;
+  atEnd = true;
   $("latest").hidden = true;
 }
 
@@ -439,7 +444,9 @@ $("text").addEventListener("input", () => {
 
 $("rename").addEventListener("submit", (event) => {
   event.preventDefault();
-  if ($("nick").value !== nick) send({ type: "rename", nick: $("nick").value });
+  if ($("nick").value === nick) return;
+  renaming = true;
+  send({ type: "rename", nick: $("nick").value });
 });
 
 $("go").addEventListener("submit", (event) => {
@@ -463,7 +470,11 @@ document.addEventListener("keydown", (event) => {
 });
 
 $("latest").addEventListener("click", () => { scrollToEnd(); $("text").focus(); });
-$("log").addEventListener("scroll", () => { if (isAtEnd()) $("latest").hidden = true; });
+$("log").addEventListener("scroll", () => {
+  atEnd = isAtEnd();
+  if (atEnd) $("latest").hidden = true;
+});
+new ResizeObserver(() => { if (atEnd) scrollToEnd(); }).observe($("log"));
 document.addEventListener("visibilitychange", attend);
 window.addEventListener("focus", attend);
 window.addEventListener("online", reconnectNow);
