@@ -122,11 +122,11 @@ class DeflaterSettings(NamedTuple):
 
 
 class Codec(NamedTuple):
-    """The codec of one connection; neither half if nothing was agreed."""
+    """The codec of one connection."""
 
     deflater: Deflater | None
     """None if the peer's window is too small to compress for: everything is sent as it is."""
-    inflater: Inflater | None
+    inflater: Inflater
 
 
 # Negotiation

@@ -144,13 +144,14 @@ class WebSocketStream(trio.abc.Channel[str | bytes]):
         self._subprotocol = subprotocol
         self._compression = compression
         codec = _make_codec(role, compression, options)
-        self._deflater = codec.deflater
-        self._protocol = Protocol(role, options.max_message_size, codec.inflater)
+        self._deflater = None if codec is None else codec.deflater
+        inflater = None if codec is None else codec.inflater
+        self._protocol = Protocol(role, options.max_message_size, inflater)
         self._protocol.decode(buffered, 0)
         self._outbox = Outbox(
             masked=role is Role.CLIENT,
             max_frame_size=options.max_frame_size,
-            deflater=codec.deflater,
+            deflater=self._deflater,
         )
         # Waiting tasks
         self._receivers = Receivers(self._protocol, on_waiting=self._wake_reader_if_room)
@@ -1013,9 +1014,11 @@ class WebSocketStream(trio.abc.Channel[str | bytes]):
         self._reader_scope.cancel()
 
 
-def _make_codec(role: Role, agreed: DeflateParameters | None, options: StreamOptions) -> Codec:
+def _make_codec(
+    role: Role, agreed: DeflateParameters | None, options: StreamOptions
+) -> Codec | None:
     if agreed is None:
-        return Codec(None, None)
+        return None
     assert options.compression is not None
     make = client_codec if role is Role.CLIENT else server_codec
     return make(agreed, options.compression)

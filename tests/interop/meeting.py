@@ -12,8 +12,8 @@ from typing import Literal, TypeAlias, TypedDict, Unpack
 import trio
 
 import trio_ws
-from trio_ws._options import StreamKeywords
 from trio_ws._accepting import ProcessRequest
+from trio_ws._options import StreamKeywords
 from trio_ws._server import Handler
 
 from .puppeteer import Puppet
