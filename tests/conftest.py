@@ -27,13 +27,19 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    """Say how much the sweeps have run."""
+    """Say how much the sweeps and the model have run."""
     if sweeping.counts:
         results = sweeping.counts.values()
         terminalreporter.write_line(
             f"sweeps: {len(results)} scenarios, {sum(r.runs for r in results)} runs, "
             f"{sum(r.effective for r in results)} of them cancelled or failed, "
             f"{sum(r.steps for r in results)} steps"
+        )
+    if sweeping.programs:
+        terminalreporter.write_line(
+            f"model: {len(sweeping.programs)} programs, "
+            f"{sum(calls for calls, _ in sweeping.programs)} calls, "
+            f"{sum(cancelled for _, cancelled in sweeping.programs)} of them cancelled"
         )
 
 

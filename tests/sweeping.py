@@ -40,6 +40,9 @@ Contexts: TypeAlias = tuple[ssl.SSLContext, ssl.SSLContext]
 counts: dict[str, SweepResult] = {}
 """What each sweep of this test run has done, by its name."""
 
+programs: list[tuple[int, int]] = []
+"""Of each random program of this test run, how many calls it made, and how many were cancelled."""
+
 
 async def make_streams(kind: str, contexts: Contexts) -> Streams:
     """The transports of a client and a server."""
