@@ -599,6 +599,57 @@ def test_an_answer_is_never_beyond_the_offer(offers: list[str], options: Permess
     assert parameters.client_max_window_bits <= (options.client_max_window_bits or 15)
 
 
+@given(offers=st.lists(offer_texts, min_size=1, max_size=4), options=any_options, data=st.data())
+def test_the_first_offer_that_can_be_accepted_counts_however_the_header_is_cut_up(
+    offers: list[str], options: PermessageDeflate, data: st.DataObject
+) -> None:
+    alone = [chosen for offer in offers if (chosen := choose_offer([offer], options)) is not None]
+    together = [", ".join(offers)]
+    cuts = data.draw(st.lists(st.integers(0, len(offers)), max_size=3).map(sorted))
+    in_lines = [
+        ", ".join(offers[i:j]) for i, j in zip([0, *cuts], [*cuts, len(offers)], strict=True)
+    ]
+    expected = alone[0] if alone else None
+    assert choose_offer(together, options) == choose_offer(in_lines, options) == expected
+
+
+@given(answer=offer_texts, options=any_options)
+def test_no_answer_makes_a_client_agree_to_more_than_it_offered(
+    answer: str, options: PermessageDeflate
+) -> None:
+    ((_, pairs),) = parse_extension_list([answer])
+    answered = dict(pairs)
+    legal = len(answered) == len(pairs) and "x" not in answered
+    legal &= options.server_no_context_takeover <= ("server_no_context_takeover" in answered)
+    for name in ("server_max_window_bits", "client_max_window_bits"):
+        limit = getattr(options, name) or 15
+        if name in answered:
+            legal &= 8 <= int(answered[name] or 0) <= limit
+        elif name == "server_max_window_bits":
+            legal &= limit == 15
+    if not legal:
+        with pytest.raises(NegotiationError):
+            check_answer([answer], options)
+        return
+    parameters = check_answer([answer], options)
+    assert parameters is not None
+    own_bits = options.client_max_window_bits
+    assert parameters == agreed(
+        int(answered.get("server_max_window_bits") or 15),
+        int(answered.get("client_max_window_bits") or own_bits or 15),
+        (
+            "server_no_context_takeover" in answered,
+            "client_no_context_takeover" in answered or options.client_no_context_takeover,
+        ),
+    )
+    sender, receiver = client_codec(parameters, options)
+    assert receiver is not None
+    assert receiver.window_bits == parameters.server_max_window_bits
+    assert (sender is None) == (parameters.client_max_window_bits == 8)
+    if sender is not None:
+        assert sender.window_bits == min(parameters.client_max_window_bits, own_bits or 12)
+
+
 # The examples of RFC 7692 section 7.2.3
 
 HELLO = bytes.fromhex("f2 48 cd c9 c9 07 00")
