@@ -11,10 +11,10 @@ async def echo(ws: trio_ws.WebSocketStream) -> None:
         await ws.send(message)
 
 
-async def echo_to(url: str) -> None:
+async def echo_to(url: str, compression: trio_ws.PermessageDeflate) -> None:
     """Connect to ``url`` and echo until the server closes, in whatever way it does."""
     try:
-        async with trio_ws.open_websocket(url) as ws:
+        async with trio_ws.open_websocket(url, compression=compression) as ws:
             await echo(ws)
     except trio_ws.ConnectionClosed:
         # How it ended is what Autobahn judges, from the other side.
