@@ -12,12 +12,37 @@ request that another server has parsed, and after one that could not be parsed.
 from __future__ import annotations
 
 import re
+from typing import Final
 
 import h11
 
 from ._http import Pairs, Request, Response, unchecked_request, unchecked_response
 
 _blank_line = re.compile(rb"\n\r?\n")
+
+
+_NAMES: Final = {
+    name: name
+    for name in (
+        "Accept-Encoding",
+        "Accept-Language",
+        "Authorization",
+        "Cache-Control",
+        "Connection",
+        "Cookie",
+        "Host",
+        "Origin",
+        "Pragma",
+        "Sec-WebSocket-Accept",
+        "Sec-WebSocket-Extensions",
+        "Sec-WebSocket-Key",
+        "Sec-WebSocket-Protocol",
+        "Sec-WebSocket-Version",
+        "Upgrade",
+        "User-Agent",
+    )
+}
+"""Names of headers that all requests share, and keep in memory once: about 60 bytes each."""
 
 
 class HeadTooLarge(Exception):
@@ -120,4 +145,9 @@ def h11_reason(error: h11.RemoteProtocolError) -> str:
 
 def _decoded_headers(event: h11.Request | h11.Response | h11.InformationalResponse) -> Pairs:
     items = event.headers.raw_items()
-    return tuple([(name.decode("ascii"), value.decode("latin-1")) for name, value in items])
+    return tuple([(_decoded_name(name), value.decode("latin-1")) for name, value in items])
+
+
+def _decoded_name(name: bytes) -> str:
+    text = name.decode("ascii")
+    return _NAMES.get(text, text)

@@ -7,7 +7,7 @@ wakes the task, and nothing is awaited after that, so that it can not be lost.
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 
 from trio.lowlevel import Task
 
@@ -67,14 +67,15 @@ class Receivers:
         """A part of the first message, and whether it ends it; None as for :meth:`take`."""
         return None if self._waiting else self._next_part(max_bytes)
 
-    async def wait(self, receiver: Receiver) -> None:
+    def wait(self, receiver: Receiver) -> Awaitable[None]:
         """Wait for the turn, until :meth:`serve`; raises what :meth:`refuse` gives.
 
         Cancellation takes the receiver out of the queue, and nothing has happened.
         """
         self._waiting[receiver.task] = receiver
         self._on_waiting()
-        await receiver.park(self._waiting.pop)
+        # Not a coroutine around another one: every idle connection would hold both.
+        return receiver.park(self._waiting.pop)
 
     def serve(self) -> None:
         """Hand over what has arrived."""

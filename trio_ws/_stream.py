@@ -195,7 +195,7 @@ class WebSocketStream(trio.abc.Channel[str | bytes]):
             on_hastened=self._set_timer,
         )
         self._reader_scope.shield = shield
-        nursery.start_soon(self._read_in_background, name=f"{self!r} reader")
+        nursery.start_soon(self._read_in_background, name="trio_ws reader")
         self._set_timer()
 
     def _end(self) -> None:
@@ -330,7 +330,10 @@ class WebSocketStream(trio.abc.Channel[str | bytes]):
             self._ticker.charge(len(message))
             self._wake_reader_if_room()
         else:
-            message = (await self._wait_to_receive(Receiver(True, None))).message
+            self._check_receiving()
+            receiver = Receiver(True, None)
+            await self._receivers.wait(receiver)
+            message = receiver.message
         if decode is False and isinstance(message, str):
             return message.encode()
         return message
@@ -374,13 +377,10 @@ class WebSocketStream(trio.abc.Channel[str | bytes]):
             self._ticker.charge(len(part[0]))
             self._wake_reader_if_room()
             return part
-        receiver = await self._wait_to_receive(Receiver(False, max_bytes))
-        return receiver.message, receiver.fin
-
-    async def _wait_to_receive(self, receiver: Receiver) -> Receiver:
         self._check_receiving()
+        receiver = Receiver(False, max_bytes)
         await self._receivers.wait(receiver)
-        return receiver
+        return receiver.message, receiver.fin
 
     def _check_receiving(self) -> None:
         self._check_released()
@@ -786,29 +786,30 @@ class WebSocketStream(trio.abc.Channel[str | bytes]):
             await self._pause()
         elif protocol.stalled:
             self._handle(protocol.decode(b"", self._room()))
-        elif (data := await self._receive_data()) is not None:
-            self._handle(protocol.decode(data, self._room()))
+        else:
+            # Here and not in a coroutine of its own, which every idle connection would hold.
+            data: Buffer = b""
+            error: Exception | None = None
+            try:
+                data = await self._transport.receive(self._receive_limit())
+            except Exception as caught:
+                error = caught
+            if error is None:
+                self._take(data)
+            else:
+                # A writer that is cancelled together with this task may have broken TLS already.
+                await trio.lowlevel.checkpoint_if_cancelled()
+                self._lose(error)
 
-    async def _receive_data(self) -> Buffer | None:
-        """Bytes from the transport; None if it has ended."""
-        data: Buffer = b""
-        error: Exception | None = None
-        try:
-            data = await self._transport.receive(self._receive_limit())
-        except Exception as caught:
-            error = caught
-        if error is not None:
-            # A writer that is cancelled together with this task may have broken TLS already.
-            await trio.lowlevel.checkpoint_if_cancelled()
-            self._lose(error)
-            return None
+    def _take(self, data: Buffer) -> None:
+        """Bytes that the transport has brought; none if it has ended."""
         if not data:
             self._lose(self._writer.error)
-            return None
+            return
         self._deadlines.received(trio.current_time())
         self._writer.begin_turn()
         self._bytes_received += len(data)
-        return data
+        self._handle(self._protocol.decode(data, self._room()))
 
     def _receive_limit(self) -> int:
         """As much as one system call can bring; but not much more than there is room for, if nobody

@@ -101,10 +101,11 @@ class SocketTransport(Transport):
 
     async def receive(self, max_bytes: int = RECEIVE_SIZE) -> Buffer:
         sock = self._stream.socket
-        view = _scratch.view[:max_bytes]
         while True:
             # Asking first costs no more than a read that fails, and most first reads would.
             await trio.lowlevel.wait_readable(_fileno(sock))
+            # An idle connection does not hold this: it is 184 bytes.
+            view = _scratch.view[:max_bytes]
             try:
                 count = os.readv(_fileno(sock), [view])
             except BlockingIOError:
