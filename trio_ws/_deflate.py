@@ -26,6 +26,7 @@ empty window, as in the browsers.
 
 from __future__ import annotations
 
+import os
 import zlib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -79,8 +80,22 @@ class Zlib(Protocol):
     def decompressobj(self, window_bits: int, /) -> _Decompressor: ...
 
 
-ZLIB: Final[Zlib] = zlib
-"""The module that codecs use unless they are told otherwise."""
+ZLIB: Zlib
+"""The module that codecs use unless they are told otherwise.
+
+It is zlib-ng if the environment variable ``TRIO_WS_FASTER_ZLIB`` was ``1`` when it was imported.
+"""
+
+if os.environ.get("TRIO_WS_FASTER_ZLIB") == "1":
+    try:
+        from zlib_ng import zlib_ng
+    except ImportError:
+        raise ImportError(
+            "TRIO_WS_FASTER_ZLIB=1 needs zlib-ng: pip install 'trio-ws[faster-zlib]'"
+        ) from None
+    ZLIB = zlib_ng  # type: ignore[assignment]  # its stub has an instance for its error class
+else:
+    ZLIB = zlib
 
 
 class NegotiationError(Exception):
