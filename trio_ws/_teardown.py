@@ -19,6 +19,7 @@ from contextlib import suppress
 from typing import Final
 
 import trio
+from trio.lowlevel import enable_ki_protection
 
 from ._deadlines import Deadlines
 from ._protocol import Protocol, Role, State
@@ -92,6 +93,7 @@ class Teardown:
             with trio.CancelScope(shield=True), suppress(Exception):
                 await trio.aclose_forcefully(self._stream)
 
+    @enable_ki_protection
     async def _end_sending(self) -> None:
         """The last bytes, and then EOF if it is for this side to end TCP."""
         await self._writer.wait_drained()
