@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections import deque
 from collections.abc import Callable, Iterator
 
 import pytest
@@ -18,6 +19,7 @@ from trio_ws._frames import (
     CloseCode,
     FrameHeader,
     MaskingKeys,
+    MessageFields,
     Opcode,
     is_valid_close_code,
     pack_close,
@@ -158,6 +160,70 @@ def test_a_frame_is_its_header_and_its_payload(
     assert frame == twin.pack_header(0x82, length, key) + body
 
 
+def committed(
+    payload: Buffer,
+    *,
+    opcode: int | None = 2,
+    fin: bool = True,
+    compress: object = False,
+    cut: bool = False,
+) -> MessageFields:
+    return opcode, payload, fin, compress, cut
+
+
+SMALL = [committed(b""), committed(b"Hello", opcode=1), committed(125 * b"a", fin=False)]
+SMALL += [committed(126 * b"b", opcode=0), committed(4000 * b"c")]
+
+
+@EACH_TWIN
+@pytest.mark.parametrize("keys", [None, b"".join(bytes([number]) * 4 for number in range(5))])
+def test_small_messages_are_packed_together(twin: Twin, keys: bytes | None) -> None:
+    frames = [
+        twin.pack_frame(opcode | (FIN if fin else 0), payload, keys and keys[4 * place :][:4])
+        for place, (opcode, payload, fin, _, _) in enumerate(SMALL)
+        if opcode is not None
+    ]
+    packed, ends, payload_size = twin.pack_messages(deque(SMALL), 4000, 10_000, keys)
+    assert packed == b"".join(frames)
+    assert ends == [len(b"".join(frames[:count])) for count in range(1, 6)]
+    assert payload_size == 0 + 5 + 125 + 126 + 4000
+
+
+NOT_SIMPLE_MESSAGES = {
+    "a frame that was made before": committed(b"a", opcode=None),
+    "too large": committed(4001 * b"a"),
+    "compressed": committed(b"a", compress=True),
+    "compressed for many": committed(b"a", compress=object()),
+    "cut": committed(b"a", cut=True),
+    "a view": committed(memoryview(b"a")),
+}
+
+
+@EACH_TWIN
+@pytest.mark.parametrize("message", NOT_SIMPLE_MESSAGES.values(), ids=NOT_SIMPLE_MESSAGES.keys())
+def test_a_message_with_which_something_is_to_be_done_is_not_packed(
+    twin: Twin, message: MessageFields
+) -> None:
+    assert twin.pack_messages([message], 4000, 10_000, None) == (b"", [], 0)
+    packed = twin.pack_messages([SMALL[1], message, SMALL[0]], 4000, 10_000, None)
+    assert packed == (b"\x81\5Hello", [7], 5)
+
+
+@EACH_TWIN
+@pytest.mark.parametrize(("limit", "count"), [(-1, 0), (0, 1), (6, 1), (7, 2), (13, 2), (14, 3)])
+def test_no_message_is_packed_beyond_the_limit(twin: Twin, limit: int, count: int) -> None:
+    packed, ends, size = twin.pack_messages(3 * [committed(b"Hello")], 4000, limit, None)
+    assert (packed, ends, size) == (count * b"\x82\5Hello", [7, 14, 21][:count], 5 * count)
+
+
+@EACH_TWIN
+@pytest.mark.parametrize("count", [0, 1, 2, 3, 4])
+def test_no_message_is_packed_without_a_key(twin: Twin, count: int) -> None:
+    packed, ends, _ = twin.pack_messages(3 * [committed(b"a")], 4000, 10_000, count * KEY)
+    assert ends == [7, 14, 21][:count]
+    assert packed == min(count, 3) * twin.pack_frame(0x82, b"a", KEY)
+
+
 # Masking
 
 
@@ -262,6 +328,17 @@ def test_masking_keys_are_the_bytes_of_urandom_each_used_once(
     assert 1 < drawn <= 10
     assert b"".join(blocks).startswith(b"".join(keys))
     assert theirs() == blocks[drawn][:4]
+
+
+@pytest.mark.parametrize("count", [0, 1, 255, 256, 257, 1000])
+def test_several_masking_keys_are_drawn_at_once_none_of_them_twice(count: int) -> None:
+    keys = MaskingKeys()
+    drawn = [keys(), keys.take(count), keys(), keys.take(count), keys()]
+    assert [len(each) for each in drawn] == [4, 4 * count, 4, 4 * count, 4]
+    joined = b"".join(drawn)
+    single = {joined[place : place + 4] for place in range(0, len(joined), 4)}
+    # By chance two are the same once in a thousand runs; three of them never.
+    assert len(single) >= len(joined) // 4 - 1
 
 
 # UTF-8

@@ -27,6 +27,7 @@ FUNCTIONS = [
     "mask_in_place",
     "pack_frame",
     "pack_header",
+    "pack_messages",
     "validate_utf8",
 ]
 
@@ -156,6 +157,27 @@ def test_the_same_bytes_are_masked_in_place(
         return bytes(buffer)
 
     assert_same(call)
+
+
+MESSAGE_FIELDS = st.tuples(
+    st.sampled_from([1, 2, 1, 2, 0, None]),
+    st.binary(max_size=200) | st.sampled_from([bytes(70000), b"a" * 125, b"b" * 126]),
+    st.booleans(),
+    st.sampled_from([False, False, False, True]),
+    st.sampled_from([False, False, False, True]),
+)
+
+
+@given(
+    st.lists(MESSAGE_FIELDS, max_size=20),
+    st.sampled_from([70000, 125, 124]),
+    st.integers(-1, 1000) | st.just(sys.maxsize),
+    st.none() | st.integers(0, 20).map(lambda count: bytes(range(4 * count))),
+)
+def test_the_same_messages_are_packed(
+    messages: list[_frames.MessageFields], max_payload: int, limit: int, keys: bytes | None
+) -> None:
+    assert_same(lambda twin: twin.pack_messages(messages, max_payload, limit, keys))
 
 
 def validation(data: bytes, final: bool) -> Call:

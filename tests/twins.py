@@ -15,6 +15,7 @@ class Pure:
     mask_in_place = staticmethod(_frames.pure_mask_in_place)
     pack_frame = staticmethod(_frames.pure_pack_frame)
     pack_header = staticmethod(_frames.pure_pack_header)
+    pack_messages = staticmethod(_frames.pure_pack_messages)
     validate_utf8 = staticmethod(_frames.pure_validate_utf8)
 
 
@@ -32,6 +33,7 @@ else:
         mask_in_place = staticmethod(_speedups.mask_in_place)
         pack_frame = staticmethod(_speedups.pack_frame)
         pack_header = staticmethod(_speedups.pack_header)
+        pack_messages = staticmethod(_speedups.pack_messages)
         validate_utf8 = staticmethod(_speedups.validate_utf8)
 
     TWINS = [Pure, Compiled]

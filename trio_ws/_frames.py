@@ -14,6 +14,7 @@ import codecs
 import enum
 import os
 import struct
+from collections.abc import Iterable
 from typing import NamedTuple, TypeAlias
 
 Buffer: TypeAlias = bytes | bytearray | memoryview
@@ -155,6 +156,37 @@ def pure_pack_frame(first_byte: int, payload: Buffer, key: bytes | None, /) -> b
     return header + (payload if key is None else pure_apply_mask(payload, key))
 
 
+MessageFields: TypeAlias = tuple[int | None, Buffer, bool, object, bool]
+"""Opcode, payload, FIN, whether it is compressed, whether its end was cut off."""
+
+
+def pure_pack_messages(
+    messages: Iterable[MessageFields], max_payload: int, limit: int, keys: bytes | None, /
+) -> tuple[bytes, list[int], int]:
+    """Frames for the first of *messages* that are simple: nothing has to be done to any of them.
+
+    Those have an opcode and at most *max_payload* ``bytes``, and are neither compressed nor cut.
+    None is added once there are more than *limit* bytes. *keys* are four bytes for each frame, and
+    there are no more frames than keys; None does not mask.
+
+    Returns the frames, where each of them ends, and the size of their payloads.
+    """
+    frames: list[bytes] = []
+    ends: list[int] = []
+    size = payload_size = 0
+    for opcode, payload, fin, compress, cut in messages:
+        is_whole = compress is False and cut is False
+        is_small = type(payload) is bytes and len(payload) <= max_payload
+        key = None if keys is None else keys[4 * len(ends) : 4 * len(ends) + 4]
+        if opcode is None or size > limit or not is_whole or not is_small or key == b"":
+            break
+        frames.append(pure_pack_frame(opcode | (FIN if fin else 0), payload, key))
+        size += len(frames[-1])
+        payload_size += len(payload)
+        ends.append(size)
+    return b"".join(frames), ends, payload_size
+
+
 def pure_apply_mask(payload: Buffer, key: bytes, offset: int = 0, /) -> bytes:
     """*payload* masked or unmasked with *key* (RFC 6455 section 5.3).
 
@@ -206,12 +238,17 @@ class MaskingKeys:
 
     def __call__(self) -> bytes:
         """Four bytes for one frame alone, which nobody can predict."""
+        return self.take(1)
+
+    def take(self, count: int) -> bytes:
+        """As many keys, one behind the other."""
         position = self._position
-        if position == len(self._block):
-            self._block = os.urandom(_KEY_BLOCK)
-            position = 0
-        self._position = position + 4
-        return self._block[position : position + 4]
+        end = position + 4 * count
+        if end > len(self._block):
+            self._block = os.urandom(max(_KEY_BLOCK, 4 * count))
+            position, end = 0, 4 * count
+        self._position = end
+        return self._block[position:end]
 
 
 def pure_validate_utf8(pending: bytes, data: Buffer, final: bool, /) -> bytes:
@@ -317,6 +354,7 @@ try:
     from ._speedups import mask_in_place as mask_in_place
     from ._speedups import pack_frame as pack_frame
     from ._speedups import pack_header as pack_header
+    from ._speedups import pack_messages as pack_messages
     from ._speedups import validate_utf8 as validate_utf8
 except ImportError:
     SPEEDUPS = False
@@ -325,6 +363,7 @@ except ImportError:
     mask_in_place = pure_mask_in_place
     pack_frame = pure_pack_frame
     pack_header = pure_pack_header
+    pack_messages = pure_pack_messages
     validate_utf8 = pure_validate_utf8
 else:
     SPEEDUPS = True

@@ -56,6 +56,21 @@ get_offset(PyObject *argument, size_t *offset)
     return !PyErr_Occurred();
 }
 
+static int
+get_size(PyObject *argument, Py_ssize_t *size)
+{
+    *size = PyLong_AsSsize_t(argument);
+    return *size != -1 || !PyErr_Occurred();
+}
+
+/* Any number that does not fit is as good as the nearest that does. */
+static int
+get_bound(PyObject *argument, Py_ssize_t *bound)
+{
+    *bound = PyNumber_AsSsize_t(argument, NULL);
+    return *bound != -1 || !PyErr_Occurred();
+}
+
 /* Masking */
 
 static uint64_t
@@ -157,6 +172,7 @@ mask_in_place(PyObject *Py_UNUSED(module), PyObject *const *arguments, Py_ssize_
 
 /* Headers and frames */
 
+#define FIN_BIT 0x80
 #define MASK_BIT 0x80
 #define MAX_HEADER_SIZE 14
 
@@ -237,6 +253,20 @@ pack_header(PyObject *Py_UNUSED(module), PyObject *const *arguments, Py_ssize_t 
     return PyBytes_FromStringAndSize((const char *)header, (Py_ssize_t)size);
 }
 
+/* Writes a frame of at most MAX_HEADER_SIZE + *length* bytes. */
+static size_t
+write_frame(byte *frame, byte first, const byte *payload, size_t length, const byte *key)
+{
+    const size_t header_size = write_header(frame, first, length, key);
+    if (key != NULL) {
+        mask_copy(frame + header_size, payload, length, key);
+    }
+    else if (length > 0) {
+        memcpy(frame + header_size, payload, length);
+    }
+    return header_size + length;
+}
+
 static PyObject *
 frame_of(byte first, const byte *payload, size_t length, const byte *key)
 {
@@ -246,16 +276,8 @@ frame_of(byte first, const byte *payload, size_t length, const byte *key)
         return PyErr_NoMemory();
     }
     PyObject *frame = PyBytes_FromStringAndSize(NULL, (Py_ssize_t)(header_size + length));
-    if (frame == NULL) {
-        return NULL;
-    }
-    byte *to = (byte *)PyBytes_AsString(frame);
-    memcpy(to, header, header_size);
-    if (key != NULL) {
-        mask_copy(to + header_size, payload, length, key);
-    }
-    else if (length > 0) {
-        memcpy(to + header_size, payload, length);
+    if (frame != NULL) {
+        write_frame((byte *)PyBytes_AsString(frame), first, payload, length, key);
     }
     return frame;
 }
@@ -277,6 +299,133 @@ pack_frame(PyObject *Py_UNUSED(module), PyObject *const *arguments, Py_ssize_t c
     PyObject *frame = frame_of(first, payload.buf, (size_t)payload.len, key);
     PyBuffer_Release(&payload);
     return frame;
+}
+
+/* Many frames at once */
+
+typedef struct {
+    byte *bytes;
+    size_t size;
+    size_t room;
+} Growing;
+
+static int
+make_room(Growing *frames, size_t more)
+{
+    if (more <= frames->room - frames->size) {
+        return 1;
+    }
+    const size_t room = 2 * frames->room + more;
+    byte *bytes = PyMem_Realloc(frames->bytes, room);
+    if (bytes == NULL) {
+        PyErr_NoMemory();
+        return 0;
+    }
+    frames->bytes = bytes;
+    frames->room = room;
+    return 1;
+}
+
+enum { OPCODE, PAYLOAD, FIN, COMPRESS, CUT, FIELDS };
+
+/* Whether *message*, a tuple of the fields above, is a frame of its own that is not too large. */
+static int
+is_simple(PyObject *message, Py_ssize_t max_payload)
+{
+    PyObject *payload = PyTuple_GetItem(message, PAYLOAD);
+    return PyTuple_GetItem(message, OPCODE) != Py_None && PyBytes_CheckExact(payload) &&
+           PyBytes_Size(payload) <= max_payload &&
+           PyTuple_GetItem(message, COMPRESS) == Py_False &&
+           PyTuple_GetItem(message, CUT) == Py_False;
+}
+
+static int
+append_frame(Growing *frames, PyObject *message, const byte *key)
+{
+    byte first;
+    PyObject *payload = PyTuple_GetItem(message, PAYLOAD);
+    const size_t length = (size_t)PyBytes_Size(payload);
+    if (!get_first_byte(PyTuple_GetItem(message, OPCODE), &first) ||
+        !make_room(frames, MAX_HEADER_SIZE + length)) {
+        return 0;
+    }
+    if (PyTuple_GetItem(message, FIN) == Py_True) {
+        first |= FIN_BIT;
+    }
+    frames->size += write_frame(frames->bytes + frames->size, first,
+                                (const byte *)PyBytes_AsString(payload), length, key);
+    return 1;
+}
+
+static int
+append_end(PyObject *ends, size_t end)
+{
+    PyObject *number = PyLong_FromSize_t(end);
+    const int failed = number == NULL || PyList_Append(ends, number) < 0;
+    Py_XDECREF(number);
+    return !failed;
+}
+
+/* Adds a frame for each of *messages*, as long as they are simple, there is a key for each and the
+   frames before have at most *limit* bytes. */
+static int
+append_frames(Growing *frames, PyObject *ends, Py_ssize_t *payload_size, PyObject *messages,
+              Py_ssize_t max_payload, Py_ssize_t limit, const byte *keys, Py_ssize_t key_count)
+{
+    PyObject *message;
+    while (limit >= 0 && frames->size <= (size_t)limit && (keys == NULL || key_count-- > 0) &&
+           (message = PyIter_Next(messages)) != NULL) {
+        int is_last = 1, failed = 0;
+        if (!PyTuple_Check(message) || PyTuple_Size(message) != FIELDS) {
+            PyErr_SetString(PyExc_TypeError, "a message is a tuple of five");
+            failed = 1;
+        }
+        else if (is_simple(message, max_payload)) {
+            is_last = 0;
+            failed = !append_frame(frames, message, keys) || !append_end(ends, frames->size);
+            *payload_size += PyBytes_Size(PyTuple_GetItem(message, PAYLOAD));
+            keys = keys == NULL ? NULL : keys + KEY_SIZE;
+        }
+        Py_DECREF(message);
+        if (failed) {
+            return 0;
+        }
+        if (is_last) {
+            break;
+        }
+    }
+    return !PyErr_Occurred();
+}
+
+PyDoc_STRVAR(pack_messages_doc,
+             "pack_messages($module, messages, max_payload, limit, keys, /)\n--\n\n"
+             "As trio_ws._frames.pure_pack_messages.");
+
+static PyObject *
+pack_messages(PyObject *Py_UNUSED(module), PyObject *const *arguments, Py_ssize_t count)
+{
+    char *keys = NULL;
+    Py_ssize_t max_payload, limit, keys_size = 0, payload_size = 0;
+    Growing frames = {NULL, 0, 0};
+    PyObject *result = NULL;
+    if (!check_count("pack_messages", count, 4, 4) || !get_size(arguments[1], &max_payload) ||
+        !get_size(arguments[2], &limit) ||
+        (arguments[3] != Py_None &&
+         PyBytes_AsStringAndSize(arguments[3], &keys, &keys_size) < 0)) {
+        return NULL;
+    }
+    PyObject *messages = PyObject_GetIter(arguments[0]);
+    PyObject *ends = PyList_New(0);
+    if (messages != NULL && ends != NULL &&
+        append_frames(&frames, ends, &payload_size, messages, max_payload, limit,
+                      (const byte *)keys, keys_size / KEY_SIZE)) {
+        result = Py_BuildValue("(y#On)", frames.size == 0 ? "" : (const char *)frames.bytes,
+                               (Py_ssize_t)frames.size, ends, payload_size);
+    }
+    PyMem_Free(frames.bytes);
+    Py_XDECREF(ends);
+    Py_XDECREF(messages);
+    return result;
 }
 
 /* UTF-8 */
@@ -590,21 +739,6 @@ append_messages(PyObject *messages, const byte *wire, Py_ssize_t *position, Py_s
     return 1;
 }
 
-static int
-get_size(PyObject *argument, Py_ssize_t *size)
-{
-    *size = PyLong_AsSsize_t(argument);
-    return *size != -1 || !PyErr_Occurred();
-}
-
-/* Any number that does not fit is as good as the nearest that does. */
-static int
-get_bound(PyObject *argument, Py_ssize_t *bound)
-{
-    *bound = PyNumber_AsSsize_t(argument, NULL);
-    return *bound != -1 || !PyErr_Occurred();
-}
-
 PyDoc_STRVAR(decode_messages_doc,
              "decode_messages($module, buffer, position, end, masked, max_size, limit, /)\n--\n\n"
              "As trio_ws._frames.pure_decode_messages.");
@@ -654,6 +788,7 @@ static PyMethodDef functions[] = {
     FUNCTION(mask_in_place),
     FUNCTION(pack_frame),
     FUNCTION(pack_header),
+    FUNCTION(pack_messages),
     FUNCTION(validate_utf8),
     {NULL, NULL, 0, NULL},
 };
