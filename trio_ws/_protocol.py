@@ -60,7 +60,7 @@ FRAME_COST: Final = 64
 
 _INFLATE_COST: Final = 4
 """What a byte counts that is inflated, beside those that come of it: it may take much work to find
-out that it is nothing."""
+out that it is nothing. The step itself counts as a frame: two bytes can be a stream of zlib's."""
 
 _LENGTH_TOP_BIT = 1 << 63
 _OPCODES = tuple(Opcode(bits) if bits in set(Opcode) else None for bits in range(16))
@@ -321,7 +321,8 @@ class Protocol:
 
         :param data: what the transport has brought; empty to go on after a stop. It is not kept.
         :param limit: payload bytes, and :data:`FRAME_COST` for each frame, after which to stop. Of
-            a compressed message, what it inflates to counts, and each byte of it four times.
+            a compressed message, what it inflates to counts, each byte of it four times, and
+            :data:`FRAME_COST` for each piece in which that is done.
         """
         events: list[Event] = []
         if self.state not in RECEIVING:
@@ -531,7 +532,8 @@ class Protocol:
         self._inflating = not inflater.needs_input
         if not self._inflating:
             self._end_message_if_complete(events)
-        return len(payload) + _INFLATE_COST * (input_left - inflater.input_left)
+        used = input_left - inflater.input_left
+        return FRAME_COST + len(payload) + _INFLATE_COST * used
 
     def _inflate_at_most(self, limit: int) -> int:
         """No more than *limit*, nor than what is one byte too many."""
