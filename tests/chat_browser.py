@@ -60,9 +60,10 @@ class Server:
             text=True,
         )
         assert self._process.stderr is not None
-        line = self._process.stderr.readline()
-        _, found, self.url = line.strip().partition(" url=")
-        assert found, line
+        lines = iter(self._process.stderr.readline, "")
+        self.url = (
+            next(line for line in lines if " listening " in line).strip().partition("url=")[2]
+        )
         self._port = self.url.rstrip("/").rpartition(":")[2]
 
     def stop(self, number: signal.Signals = signal.SIGTERM) -> str:

@@ -107,6 +107,8 @@ async def running_chat(
     """Run ``python -m examples.chat`` on a port that is free, unless told otherwise."""
     async with running("-m", "examples.chat", "--port", "0", *arguments) as program:
         first_line = await program.read_line()
-        _, found, url = first_line.strip().partition(" info listening url=")
+        while first_line and " info listening " not in first_line:
+            first_line = await program.read_line()
+        _, found, url = first_line.strip().partition(" url=")
         assert found, first_line
         yield Chat(program, url, client_tls)

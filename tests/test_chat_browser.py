@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 from chat_browser import Server, Window, running_browser, wait_for_all
+from redis_server import RedisServer
 from selenium import webdriver
 from selenium.webdriver.common.keys import Keys
 
@@ -98,6 +99,33 @@ def test_the_server_restarts_and_all_reconnect_with_nothing_lost_and_nothing_twi
         assert window.messages() == eve.messages()
     said = [text for nick, text in eve.messages() if nick == "Ann"]
     assert said == ["before", "while it is away", "and another"]
+
+
+def test_windows_on_two_servers_with_redis_are_in_the_same_room(
+    browser: webdriver.Chrome, tmp_path: Path
+) -> None:
+    with (
+        RedisServer(tmp_path) as redis,
+        Server("--backplane", redis.url) as one,
+        Server("--backplane", redis.url) as other,
+    ):
+        ann = Window(browser, one.url).join("Ann")
+        bob = Window(browser, other.url).join("Bob")
+        ann.wait(lambda: ann.people() == ["Ann (you)", "Bob"])
+        ann.write("Hello, Bob")
+        bob.wait(lambda: bob.messages() == [("Ann", "Hello, Bob")])
+        ann.wait(lambda: ann.pending() == 0)
+        redis.stop()
+        wait_for_all([ann, bob], lambda window: "waiting" in window.find("#state").text)
+        ann.write("while Redis is away")
+        bob.write("I write too")
+        assert (ann.pending(), bob.pending()) == (1, 1)
+        redis.start()
+        wait_for_all([ann, bob], lambda window: window.find("#state").text == "connected")
+        wait_for_all([ann, bob], lambda window: len(window.messages()) == 3)
+        wait_for_all([ann, bob], lambda window: window.pending() == 0)
+        assert ann.messages() == bob.messages()
+        assert "Disconnected" not in " ".join(ann.notices() + bob.notices())
 
 
 def test_html_is_shown_and_not_interpreted(browser: webdriver.Chrome, server: Server) -> None:

@@ -3,31 +3,31 @@
 from __future__ import annotations
 
 import logging
+import os
 import signal
 import ssl
 import sys
+from collections.abc import AsyncIterator
 from functools import partial
 
 import trio
 
 import trio_ws
 
-from .listening import open_listeners
+from .backplanes import make_backplane
+from .listening import open_listeners, url_of
 from .logs import configure, log
-from .memory_backplane import MemoryBackplane
 from .messages import MAX_FRAME
 from .options import Options, parse_options
 from .server import ChatServer
+from .workers import READY, Supervisor
 
 
-async def main(options: Options) -> None:
-    """Serve until a signal comes, then say 1001 to everybody."""
+async def serve(options: Options) -> None:
+    """Serve until told to stop, then say 1001 to everybody."""
     ssl_context = load_certificate(options)
-    try:
-        listeners = await open_listeners(options.host, options.port)
-    except OSError as error:
-        sys.exit(f"can not listen on {options.host} port {options.port}: {error}")
-    chat = ChatServer(MemoryBackplane(), options.limits())
+    chat = ChatServer(make_backplane(options), options.limits())
+    listeners = await open_listeners(options.host, options.port, shared=options.worker)
     with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
         async with trio.open_nursery() as nursery:
             await nursery.start(chat.rooms.run)
@@ -42,12 +42,31 @@ async def main(options: Options) -> None:
                     max_message_size=MAX_FRAME,
                 )
             )
-            log(logging.INFO, "listening", url=url_of(listeners[0], ssl_context))
-            number = await anext(signals)
-            log(logging.INFO, "closing", signal=signal.Signals(number).name)
+            if options.worker:
+                os.write(sys.stdout.fileno(), READY)
+                nursery.start_soon(stop_when_orphaned)
+            else:
+                url = url_of(listeners[0].socket, secure=ssl_context is not None)
+                log(logging.INFO, "listening", url=url)
+            await wait_for_signal(signals, quiet=options.worker)
             await server.shutdown(grace=options.grace)
             nursery.cancel_scope.cancel()
-    log(logging.INFO, "closed")
+    if not options.worker:
+        log(logging.INFO, "closed")
+
+
+async def wait_for_signal(signals: AsyncIterator[int], *, quiet: bool) -> None:
+    number = await anext(signals)
+    if not quiet:
+        log(logging.INFO, "closing", signal=signal.Signals(number).name)
+
+
+async def stop_when_orphaned() -> None:
+    """As if SIGTERM had come, when who started this worker has ended."""
+    async with trio.lowlevel.FdStream(os.dup(sys.stdin.fileno())) as pipe:
+        async for _ in pipe:
+            pass
+    os.kill(os.getpid(), signal.SIGTERM)
 
 
 def load_certificate(options: Options) -> ssl.SSLContext | None:
@@ -61,13 +80,18 @@ def load_certificate(options: Options) -> ssl.SSLContext | None:
     return context
 
 
-def url_of(listener: trio.SocketListener, ssl_context: ssl.SSLContext | None) -> str:
-    host, port, *_ = listener.socket.getsockname()
-    scheme = "http" if ssl_context is None else "https"
-    return f"{scheme}://[{host}]:{port}/" if ":" in host else f"{scheme}://{host}:{port}/"
+def main() -> None:
+    options = parse_options()
+    configure(options.log)
+    try:
+        if options.workers > 1 and not options.worker:
+            load_certificate(options)
+            trio.run(Supervisor(options, sys.argv[1:]).run)
+        else:
+            trio.run(serve, options)
+    except OSError as error:
+        sys.exit(f"can not listen on {options.host} port {options.port}: {error}")
 
 
 if __name__ == "__main__":
-    chosen = parse_options()
-    configure(chosen.log)
-    trio.run(main, chosen)
+    main()

@@ -62,11 +62,8 @@ class Listener(Protocol):
     def set_online(self, online: bool) -> None:
         """The backplane was lost, or is back."""
 
-    def hold(self, room: str) -> None:
-        """What is delivered from now on has to wait for :meth:`load`."""
-
     def load(self, room: str, state: RoomState) -> None:
-        """This is how a room was at some moment since :meth:`hold`."""
+        """This is how a room is, after some of what happened may not have been delivered."""
 
     def evict(self, room: str, member: str) -> None:
         """That member's nickname belongs to somebody else by now."""

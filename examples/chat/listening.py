@@ -1,4 +1,4 @@
-"""Where a server process listens: a port of its own, or one that several share."""
+"""Where a server process listens: on a port of its own, or on one that several share."""
 
 from __future__ import annotations
 
@@ -13,25 +13,24 @@ async def open_listeners(
     """Listen on a port.
 
     :param port: 0 lets the system choose.
-    :param shared: whether other processes may listen on it too: the system gives each new
-        connection to one of them (SO_REUSEPORT).
+    :param shared: whether other processes may listen on it too (SO_REUSEPORT): each new connection
+        is given to one of them.
     :raises OSError: it can not be listened on.
     """
     if not shared:
         return await trio.open_tcp_listeners(port, host=host)
-    listener = await bind_shared(host, port)
-    listener.listen(1024)
-    return [trio.SocketListener(listener)]
+    sock = await bind_shared(host, port)
+    sock.listen(1024)
+    return [trio.SocketListener(sock)]
 
 
 async def bind_shared(host: str, port: int) -> trio.socket.SocketType:
-    """A socket that has a port, and lets others have it too; it does not listen.
+    """A socket that has a port without listening on it, and lets others have it too.
 
     :raises OSError: somebody has the port who does not share it.
     """
-    family, _, _, _, address = (
-        await trio.socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
-    )[0]
+    found = await trio.socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    family, _, _, _, address = found[0]
     sock = trio.socket.socket(family, socket.SOCK_STREAM)
     try:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -41,3 +40,10 @@ async def bind_shared(host: str, port: int) -> trio.socket.SocketType:
         sock.close()
         raise
     return sock
+
+
+def url_of(sock: trio.socket.SocketType, *, secure: bool) -> str:
+    """The address of the page."""
+    host, port, *_ = sock.getsockname()
+    scheme = "https" if secure else "http"
+    return f"{scheme}://[{host}]:{port}/" if ":" in host else f"{scheme}://{host}:{port}/"

@@ -32,12 +32,11 @@ class MemoryBackplane(Backplane):
 
     def __init__(self) -> None:
         self._rooms: dict[str, _Room] = {}
-        self._listener: Listener | None = None
 
     async def run(
         self, listener: Listener, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
     ) -> None:
-        self._listener = listener
+        self._listener: Listener = listener
         task_status.started()
         await trio.sleep_forever()
 
@@ -106,5 +105,4 @@ class MemoryBackplane(Backplane):
             state.said.popitem(last=False)
 
     def _deliver(self, room: str, event: Event) -> None:
-        assert self._listener is not None
         self._listener.deliver(room, event)

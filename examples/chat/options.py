@@ -20,6 +20,9 @@ class Options:
     certificate: str | None
     key: str | None
     origin: list[str] | None
+    backplane: str | None
+    workers: int
+    worker: bool
     grace: float
     log: Literal["text", "json"]
     clients: int
@@ -45,6 +48,8 @@ def parse_options(arguments: Sequence[str] | None = None) -> Options:
     options = Options(**vars(parser.parse_args(arguments)))
     if (options.certificate is None) != (options.key is None):
         parser.error("give both --certificate and --key, or neither")
+    if options.workers > 1 and options.backplane is None:
+        parser.error("--workers needs a --backplane, or each of them would have rooms of its own")
     return options
 
 
@@ -69,6 +74,20 @@ def _parser() -> argparse.ArgumentParser:
         help="whose pages may connect, such as https://example.org; may be given several times "
         "(those of the host that was asked for)",
     )
+    add(
+        "--backplane",
+        metavar="URL",
+        help="share the rooms with other servers through Redis, such as redis://localhost:6379 "
+        "(they are in the memory of this server)",
+    )
+    add(
+        "--workers",
+        type=_count,
+        default=1,
+        metavar="N",
+        help="processes that share the port; needs a --backplane (%(default)s)",
+    )
+    add("--worker", action="store_true", help=argparse.SUPPRESS)  # what a worker is started with
     add(
         "--grace",
         type=_seconds,

@@ -113,7 +113,10 @@ const handlers = {
     joined = true;
     online = true;
     enterRoom();
-    welcome.messages.forEach(showMessage);
+    for (const message of welcome.messages) {
+      seen = Math.max(seen, message.id);
+      showMessage(message);
+    }
     if (!welcome.complete) notice("You may have missed some messages.");
     if (first) notice(`You are in #${room}. Share the address of this page to invite others.`);
     else notice("Connected again");
@@ -122,7 +125,9 @@ const handlers = {
     pump();
   },
   message(message) {
-    people.has(message.nick) && people.set(message.nick, 0);
+    // Only now: what was accepted may have overtaken what others have said before it.
+    seen = Math.max(seen, message.id);
+    if (people.has(message.nick)) people.set(message.nick, 0);
     showTyping();
     if (showMessage(message) && message.nick !== nick && !hasAttention()) {
       unread += 1;
@@ -130,7 +135,8 @@ const handlers = {
     }
   },
   accepted({ key, id }) {
-    const said = takeFromQueue(key);
+    const said = queue.find((each) => each.key === key);
+    if (inFlight === key) inFlight = null;
     if (said) showMessage({ id, nick, text: said.text, key });
     pump();
   },
@@ -238,7 +244,6 @@ function takeFromQueue(key) {
 // --- the messages. Everything from outside is put in as text, never as HTML.
 
 function showMessage({ id, nick: author, text, key }) {
-  if (id > seen) seen = id;
   if (shown.has(key)) return false;
   takeFromQueue(key)?.item.remove();
   const wasAtEnd = isAtEnd();
@@ -470,11 +475,22 @@ document.addEventListener("keydown", (event) => {
 });
 
 $("latest").addEventListener("click", () => { scrollToEnd(); $("text").focus(); });
+function sizeOfLog() {
+  return `${$("log").clientWidth} ${$("log").clientHeight}`;
+}
+
+let size = sizeOfLog();
+
 $("log").addEventListener("scroll", () => {
+  if (size !== sizeOfLog()) return;  // the user has resized the window, and not scrolled
   atEnd = isAtEnd();
   if (atEnd) $("latest").hidden = true;
 });
-new ResizeObserver(() => { if (atEnd) scrollToEnd(); }).observe($("log"));
+
+new ResizeObserver(() => {
+  size = sizeOfLog();
+  if (atEnd) scrollToEnd();
+}).observe($("log"));
 document.addEventListener("visibilitychange", attend);
 window.addEventListener("focus", attend);
 window.addEventListener("online", reconnectNow);

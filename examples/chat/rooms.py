@@ -9,8 +9,8 @@ and a task of its own waits for its outbox to empty and then sends what it has m
 history. If the outbox stays full, or more was missed than the history has, it is dropped with 1013;
 it can come back and say what it saw last.
 
-While a room is *held*, events wait for a state of the room that they may be older than: it is so
-until the room is open, and when the backplane comes back after it was lost.
+Until a room is open, events are *held*: they wait for the state of the room, which may be newer.
+Messages that are in it already are then left out by their ids.
 """
 
 from __future__ import annotations
@@ -83,7 +83,10 @@ class Room:
         self._history = History(limits.history)
         self._nicks: dict[str, str] = {}
         self._held: list[Event] | None = []
-        self.is_open = False
+
+    @property
+    def is_open(self) -> bool:
+        return self._held is None
 
     def members(self) -> list[Member]:
         return [*self._members.values(), *self._lagging]
@@ -109,14 +112,9 @@ class Room:
         self._members.pop(member.ws, None)
         self._lagging.discard(member)
 
-    def hold(self) -> None:
-        if self._held is None:
-            self._held = []
-
     def load(self, state: RoomState) -> None:
-        """Take over *state*, then what happened while the room was held."""
+        """Take over *state*, then what was held."""
         held, self._held = self._held or [], None
-        self.is_open = True
         for message in state.messages:
             self.deliver(message)
         nicks = {fold(nick): nick for nick in state.nicks}
@@ -251,13 +249,9 @@ class Rooms:
             self._rooms[room].deliver(event)
 
     def set_online(self, online: bool) -> None:
-        log(logging.WARNING, "backplane is back" if online else "backplane is lost")
+        log(logging.WARNING, "backplane", online=online)
         for room in self._rooms.values():
             room.send_to_all(encode("status", online=online))
-
-    def hold(self, room: str) -> None:
-        if room in self._rooms:
-            self._rooms[room].hold()
 
     def load(self, room: str, state: RoomState) -> None:
         if room in self._rooms:
@@ -270,7 +264,7 @@ class Rooms:
                     each.drop(OUSTED)
 
     def local_rooms(self) -> Mapping[str, LocalRoom]:
-        return {name: room.as_local() for name, room in self._rooms.items()}
+        return {name: room.as_local() for name, room in self._rooms.items() if room.is_open}
 
     async def _use(self, name: str) -> Room:
         room = self._rooms.get(name)

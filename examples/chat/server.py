@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -93,6 +94,7 @@ class ChatServer:
         """A server without its backplane is well: its clients wait there for it to come back."""
         health = {
             "status": "ok",
+            "pid": os.getpid(),
             "clients": self._clients,
             "rooms": len(self.rooms),
             "backplane": "online" if self._backplane.online else "offline",

@@ -1,0 +1,293 @@
+"""Rooms in Redis, for any number of server processes on any number of machines.
+
+Theory of operation
+-------------------
+
+What has to be decided in one place is decided by the scripts in ``lua/``, which Redis runs one by
+one: who has a nickname, which id a message gets, whether it was said before. A script also
+publishes what has happened, so all processes are told in the order of the decisions.
+
+A nickname is held by a lease that the process of its owner renews. If that process dies, the lease
+ends, and whichever process renews next finds that, and tells that somebody has left.
+
+A process that has no connection misses what is published. So after each connect it brings its
+rooms up to date: it gives back to Redis what Redis may have lost, and takes what it has missed
+itself. All keys of a room have its name in braces, which puts them into one shard of a cluster.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import random
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+import anyio
+import coredis
+import trio
+from coredis.commands import Script
+from coredis.exceptions import RedisError
+from coredis.patterns.pubsub import PubSub
+from coredis.response.types import PubSubMessage
+from coredis.retry import NoRetryPolicy
+
+from .backplane import REMEMBERED, Backplane, Identity, Listener, LocalRoom, RoomState, Unavailable
+from .logs import log
+from .messages import Event, Message, decode_event, encode_event, fold
+
+_LEASE: Final = 30.0
+"""Seconds after which somebody has left whose server is gone."""
+
+_LEASE_MS: Final = round(_LEASE * 1000)
+_REMEMBERED_MS: Final = round(REMEMBERED * 1000)
+
+_RENEWAL: Final = _LEASE / 3
+"""Seconds between renewals of the leases."""
+
+_TIMEOUT: Final = 3.0
+"""Seconds for Redis to answer."""
+
+_FIRST_PAUSE: Final = 0.1
+_LONGEST_PAUSE: Final = 2.0
+"""Seconds between attempts to connect; the pause doubles from the first to the longest."""
+
+_SCRIPTS: Final = {path.stem: path.read_text() for path in Path(__file__).parent.glob("lua/*.lua")}
+
+
+@dataclass(frozen=True, slots=True)
+class _Link:
+    """One connection to Redis, for as long as it lives."""
+
+    scripts: dict[str, Script[str]]
+    pubsub: PubSub[str]
+
+    async def call(self, name: str, keys: Sequence[str], *arguments: str | int) -> object:
+        """Run a script.
+
+        :raises Unavailable: there was no answer: whether it has run is not known.
+        """
+        try:
+            with trio.fail_after(_TIMEOUT):
+                return await self.scripts[name](keys=keys, args=arguments)
+        # RuntimeError is what coredis has for a pool that ends at this moment.
+        except (RedisError, OSError, trio.TooSlowError, RuntimeError) as error:
+            raise Unavailable from error
+
+
+class RedisBackplane(Backplane):
+    """Rooms in Redis.
+
+    :param url: such as ``redis://localhost:6379``.
+    :param history: messages that a room keeps.
+    :param keep: seconds that a room is kept when everybody has left.
+    """
+
+    def __init__(self, url: str, *, history: int, keep: float) -> None:
+        self._url = url
+        self._history = history
+        self._keep = round(max(keep, 2 * _LEASE) * 1000)
+        self._link: _Link | None = None
+        self._announced = False
+        self._tried = trio.Event()
+
+    @property
+    def online(self) -> bool:
+        return self._link is not None
+
+    async def run(
+        self, listener: Listener, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
+    ) -> None:
+        logging.getLogger("coredis").setLevel(logging.CRITICAL)  # what it says is said below
+        self._listener: Listener = listener
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._connect_for_ever)
+            nursery.start_soon(self._renew_for_ever)
+            await self._tried.wait()
+            task_status.started()
+
+    async def _connect_for_ever(self) -> None:
+        pause = _FIRST_PAUSE
+        while True:
+            try:
+                await self._connect()
+            # ClosedResourceError is what coredis makes of a Cancelled, wanting to unsubscribe.
+            except* (RedisError, OSError, Unavailable, anyio.ClosedResourceError) as errors:
+                log(logging.DEBUG, "no Redis", errors=errors.exceptions)
+            await trio.lowlevel.checkpoint()
+            self._tried.set()
+            if self._announced:
+                self._announced = False
+                pause = _FIRST_PAUSE
+                self._listener.set_online(False)
+            # Not all servers at once.
+            await trio.sleep(pause * random.uniform(0.5, 1))
+            pause = min(2 * pause, _LONGEST_PAUSE)
+
+    async def _connect(self) -> None:
+        """Be connected, until the connection is lost."""
+        client = coredis.Redis.from_url(
+            self._url,
+            decode_responses=True,
+            retry_policy=NoRetryPolicy(),
+            stream_timeout=_TIMEOUT,
+            connect_timeout=_TIMEOUT,
+        )
+        async with (
+            client,
+            client.pubsub(
+                ignore_subscribe_messages=True,
+                retry_policy=NoRetryPolicy(),
+                subscription_timeout=_TIMEOUT,
+            ) as pubsub,
+        ):
+            scripts = {name: client.register_script(text) for name, text in _SCRIPTS.items()}
+            link = _Link(scripts, pubsub)
+            await self._resume(link)
+            self._link = link
+            self._announced = True
+            self._listener.set_online(True)
+            self._tried.set()
+            try:
+                while True:
+                    self._receive(await pubsub.get_message())
+            finally:
+                self._link = None
+
+    def _receive(self, message: PubSubMessage | None) -> None:
+        if message is None or message["type"] != "message":
+            return
+        room = _room_of(str(message["channel"]))
+        try:
+            event = decode_event(str(message["data"]))
+        except (ValueError, KeyError) as error:
+            log(logging.ERROR, "not understood", room=room, error=error)
+        else:
+            self._listener.deliver(room, event)
+
+    async def _resume(self, link: _Link) -> None:
+        """Bring Redis and the rooms of this process up to date with each other.
+
+        What is published from now on waits in the connection until this is done.
+        """
+        rooms = self._listener.local_rooms()
+        if rooms:
+            await link.pubsub.subscribe(*[_Keys(room).channel for room in rooms])
+        for room, local in rooms.items():
+            await self._seed(link, room, local.messages)
+            await self._renew(link, room, local)
+            self._listener.load(room, await self._state_of(link, room))
+
+    async def _seed(self, link: _Link, room: str, messages: Sequence[Message]) -> None:
+        if messages:
+            keys = _Keys(room)
+            wires = [message.wire for message in messages]
+            await link.call("seed", [keys.log, keys.last], self._keep, messages[-1].id, *wires)
+
+    async def _renew_for_ever(self) -> None:
+        while True:
+            await trio.sleep(_RENEWAL)
+            with suppress(Unavailable):
+                for room, local in self._listener.local_rooms().items():
+                    await self._renew(self._current(), room, local)
+
+    async def _renew(self, link: _Link, room: str, local: LocalRoom) -> None:
+        results = await self._claim(link, room, local.members, takeover=False)
+        for who, is_theirs in zip(local.members, results, strict=True):
+            if not is_theirs:
+                self._listener.evict(room, who.member)
+
+    async def _claim(
+        self, link: _Link, room: str, members: Sequence[Identity], *, takeover: bool
+    ) -> list[bool]:
+        keys = _Keys(room)
+        arguments: list[str | int] = [_LEASE_MS, self._keep, int(takeover)]
+        for who in members:
+            arguments += [fold(who.nick), who.session, who.member, who.nick]
+        results = await link.call(
+            "claim",
+            [keys.nicks, keys.leases, keys.channel, keys.log, keys.last, keys.said],
+            *arguments,
+        )
+        assert isinstance(results, list)
+        return [result == 1 for result in results]
+
+    async def _state_of(self, link: _Link, room: str) -> RoomState:
+        keys = _Keys(room)
+        state = await link.call("state", [keys.log, keys.nicks])
+        assert isinstance(state, list)
+        wires, owners = state
+        messages = [decode_event(wire) for wire in wires]
+        nicks = [owner.split(" ", 2)[2] for owner in owners]
+        return RoomState([each for each in messages if isinstance(each, Message)], nicks)
+
+    def _current(self) -> _Link:
+        if self._link is None:
+            raise Unavailable
+        return self._link
+
+    async def open(self, room: str) -> RoomState:
+        link = self._current()
+        try:
+            await link.pubsub.subscribe(_Keys(room).channel)
+        except (RedisError, OSError) as error:
+            raise Unavailable from error
+        return await self._state_of(link, room)
+
+    async def close(self, room: str) -> None:
+        with suppress(Unavailable, RedisError, OSError):
+            await self._current().pubsub.unsubscribe(_Keys(room).channel)
+
+    async def claim(self, room: str, who: Identity) -> bool:
+        (is_theirs,) = await self._claim(self._current(), room, [who], takeover=True)
+        return is_theirs
+
+    async def rename(self, room: str, who: Identity, nick: str) -> bool:
+        keys = _Keys(room)
+        result = await self._current().call(
+            "rename",
+            [keys.nicks, keys.leases, keys.channel],
+            *(_LEASE_MS, who.session, who.member, fold(who.nick), fold(nick), who.nick, nick),
+        )
+        return result == 1
+
+    async def release(self, room: str, who: Identity) -> None:
+        keys = _Keys(room)
+        await self._current().call(
+            "release", [keys.nicks, keys.leases, keys.channel], fold(who.nick), who.member
+        )
+
+    async def post(self, room: str, who: Identity, key: str, text: str) -> int:
+        keys = _Keys(room)
+        fields = {"nick": who.nick, "text": text, "key": key}
+        rest = json.dumps(fields, ensure_ascii=False, separators=(",", ":"))[1:]
+        id_ = await self._current().call(
+            "post",
+            [keys.log, keys.last, keys.said, keys.channel],
+            *(f"{who.session} {key}", rest, self._history, _REMEMBERED_MS, self._keep),
+        )
+        assert isinstance(id_, int)
+        return id_
+
+    async def tell(self, room: str, event: Event) -> None:
+        await self._current().call("tell", [_Keys(room).channel], encode_event(event))
+
+
+class _Keys:
+    """The names of a room's keys. The braces keep them in one shard of a Redis Cluster."""
+
+    def __init__(self, room: str) -> None:
+        prefix = f"chat:{{{room}}}:"
+        self.log = prefix + "log"
+        self.last = prefix + "last"
+        self.said = prefix + "said"
+        self.nicks = prefix + "nicks"
+        self.leases = prefix + "leases"
+        self.channel = prefix + "events"
+
+
+def _room_of(channel: str) -> str:
+    return channel.partition("{")[2].partition("}")[0]

@@ -1,0 +1,97 @@
+"""Several server processes on one port, and who looks after them.
+
+Each worker is this program again. Its standard input is a pipe from here: when that ends, because
+this process has, it stops. It says in a line on its standard output that it listens.
+"""
+
+from __future__ import annotations
+
+import logging
+import signal
+import subprocess
+import sys
+from collections.abc import Sequence
+from typing import Final
+
+import trio
+
+from .listening import bind_shared, url_of
+from .logs import log
+from .options import Options
+
+READY: Final = b"listening\n"
+"""What a worker says when it listens."""
+
+_PAUSE: Final = 1.0
+"""Seconds before a worker that has ended is replaced."""
+
+
+class Supervisor:
+    """Runs workers, and replaces those that end.
+
+    :param arguments: the command line, which the workers are given too.
+    """
+
+    def __init__(self, options: Options, arguments: Sequence[str]) -> None:
+        self._options = options
+        self._arguments = arguments
+        self._workers: set[trio.Process] = set()
+        self._stopping = False
+
+    async def run(self) -> None:
+        """Until a signal comes; then until the workers have ended.
+
+        :raises OSError: the port can not be listened on.
+        """
+        with (
+            trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals,
+            await bind_shared(self._options.host, self._options.port) as sock,
+        ):
+            async with trio.open_nursery() as nursery:
+                for _ in range(self._options.workers):
+                    listening = trio.Event()
+                    nursery.start_soon(self._keep_running, sock.getsockname()[1], listening)
+                    await listening.wait()
+                url = url_of(sock, secure=self._options.certificate is not None)
+                log(logging.INFO, "listening", workers=self._options.workers, url=url)
+                number = await anext(signals)
+                log(logging.INFO, "closing", signal=signal.Signals(number).name)
+                self._stop()
+        log(logging.INFO, "closed")
+
+    def _stop(self) -> None:
+        self._stopping = True
+        for worker in self._workers:
+            worker.terminate()
+
+    async def _keep_running(self, port: int, listening: trio.Event) -> None:
+        while not self._stopping:
+            code = await self._run_one(port, listening)
+            if not self._stopping:
+                log(logging.ERROR, "worker ended", code=code)
+                await trio.sleep(_PAUSE)
+
+    async def _run_one(self, port: int, listening: trio.Event) -> int:
+        """Run a worker to its end; its exit code."""
+        command = [sys.executable, "-m", "examples.chat", *self._arguments]
+        process = await trio.lowlevel.open_process(
+            [*command, "--port", str(port), "--worker"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            start_new_session=True,  # Ctrl-C is for this process, which passes it on in its own way
+        )
+        assert process.stdin is not None
+        assert process.stdout is not None
+        self._workers.add(process)
+        if self._stopping:
+            process.terminate()
+        try:
+            async with process.stdin, process.stdout:
+                await process.stdout.receive_some()
+                listening.set()
+                return await process.wait()
+        finally:
+            self._workers.discard(process)
+            process.kill()
+            with trio.CancelScope(shield=True):
+                await process.wait()

@@ -1,0 +1,240 @@
+"""Several processes of the chat server, with a real Redis between them."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+from collections.abc import AsyncGenerator, Iterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import pytest
+import trio
+from chat_client import Chat, Visitor, running_chat
+from programs import free_port, run
+from redis_server import RedisServer
+
+
+@pytest.fixture
+def redis(tmp_path: Path) -> Iterator[RedisServer]:
+    with RedisServer(tmp_path) as server:
+        yield server
+
+
+@asynccontextmanager
+async def two_servers(redis: RedisServer) -> AsyncGenerator[tuple[Chat, Chat]]:
+    async with (
+        running_chat("--backplane", redis.url) as one,
+        running_chat("--backplane", redis.url) as other,
+    ):
+        yield one, other
+
+
+async def test_a_room_is_the_same_on_every_server(redis: RedisServer) -> None:
+    async with (
+        two_servers(redis) as (one, other),
+        one.visitor("Ann") as ann,
+        other.visitor() as bob,
+    ):
+        welcome = await bob.join("Bob")
+        assert welcome["nicks"] == ["Ann", "Bob"]
+        await ann.hear_until("joined", nick="Bob")
+        id_ = await ann.say("<b>Grüße</b> 🎉", key="key-of-ann")
+        assert await bob.hear_until("message") == {
+            "type": "message",
+            "id": id_,
+            "nick": "Ann",
+            "text": "<b>Grüße</b> 🎉",
+            "key": "key-of-ann",
+        }
+        await bob.send("typing")
+        await ann.hear_until("typing", nick="Bob")
+        await bob.send("rename", nick="ANN")
+        assert (await bob.hear_until("error"))["code"] == "nick_taken"
+        await bob.send("rename", nick="Robert")
+        await ann.hear_until("renamed", old="Bob", new="Robert")
+        async with one.visitor() as bob_again:
+            welcome = await bob_again.join("Bob")
+            assert sorted(names_of(welcome)) == ["Ann", "Bob", "Robert"]
+            assert texts_of(welcome) == ["<b>Grüße</b> 🎉"]
+        await bob.hear_until("left", nick="Bob")
+        await ann.ws.aclose()
+        await bob.hear_until("left", nick="Ann")
+
+
+async def test_all_hear_the_same_in_the_same_order(redis: RedisServer) -> None:
+    heard: dict[str, list[object]] = {}
+
+    async def talk_and_listen(visitor: Visitor) -> None:
+        for number in range(4):
+            await visitor.send("say", key=f"{visitor.session}-{number}", text=str(number))
+        heard[visitor.session] = [(await visitor.hear_until("message"))["id"] for _ in range(8)]
+
+    async with (
+        two_servers(redis) as (one, other),
+        one.visitor("Ann") as ann,
+        other.visitor("Bob") as bob,
+        trio.open_nursery() as nursery,
+    ):
+        nursery.start_soon(talk_and_listen, ann)
+        nursery.start_soon(talk_and_listen, bob)
+    assert heard[ann.session] == heard[bob.session]
+    assert heard[ann.session] == sorted({int(str(id_)) for id_ in heard[ann.session]})
+
+
+async def test_who_comes_back_to_another_server_has_missed_nothing_and_says_nothing_twice(
+    redis: RedisServer,
+) -> None:
+    async with (
+        two_servers(redis) as (one, other),
+        one.visitor("Ann") as ann,
+        one.visitor("Bob") as bob,
+        other.visitor("Eve") as eve,
+    ):
+        seen = await bob.say("once", key="key-of-bob")
+        await bob.ws.aclose()
+        await ann.say("meanwhile")
+        async with other.visitor() as again:
+            welcome = await again.join("Bob", session=bob.session, seen=seen)
+            assert (texts_of(welcome), welcome["complete"]) == (["meanwhile"], True)
+            assert await again.say("once", key="key-of-bob") == seen
+            await again.say("and on")
+        heard = [(await eve.hear_until("message"))["text"] for _ in range(3)]
+        assert heard == ["once", "meanwhile", "and on"]
+
+
+async def test_redis_goes_away_and_comes_back_without_its_data_and_nobody_loses_anything(
+    redis: RedisServer,
+) -> None:
+    async with (
+        two_servers(redis) as (one, other),
+        one.visitor("Ann") as ann,
+        other.visitor("Bob") as bob,
+    ):
+        await ann.say("before")
+        redis.stop()
+        await ann.hear_until("status", online=False)
+        await bob.hear_until("status", online=False)
+        await ann.send("say", key="key-of-ann", text="meanwhile")
+        error = await ann.hear_until("error")
+        assert (error["code"], error["key"]) == ("unavailable", "key-of-ann")
+        async with one.visitor() as eve:
+            await eve.send("join", room="lobby", nick="Eve", session="session-of-eve")
+            assert (await eve.hear())["code"] == "unavailable"
+        health = json.loads((await one.request("GET /healthz HTTP/1.1")).body)
+        assert (health["status"], health["backplane"]) == ("ok", "offline")
+        redis.start()
+        await ann.hear_until("status", online=True)
+        await bob.hear_until("status", online=True)
+        await ann.say("meanwhile", key="key-of-ann")
+        assert (await bob.hear_until("message"))["text"] == "meanwhile"
+        async with other.visitor() as eve:
+            welcome = await eve.join("Eve")
+        assert sorted(names_of(welcome)) == ["Ann", "Bob", "Eve"]
+        assert texts_of(welcome) == ["before", "meanwhile"]
+
+
+async def test_what_a_server_missed_without_its_connection_it_gets_when_it_has_one(
+    redis: RedisServer,
+) -> None:
+    async with running_chat("--backplane", redis.url) as chat, chat.visitor("Ann") as ann:
+        await ann.say("before")
+        # What others have said in the moment before this server was connected again.
+        said = '{"type":"message","id":%d,"nick":"Bob","text":"missed","key":"key-of-bob"}'
+        redis.run("RPUSH", "chat:{lobby}:log", said % (await ann.say("last") + 1))
+        redis.run("CLIENT", "KILL", "TYPE", "pubsub")
+        await ann.hear_until("status", online=False)
+        assert (await ann.hear_until("message"))["text"] == "missed"
+        await ann.hear_until("status", online=True)
+
+
+async def test_who_was_on_a_server_that_died_has_left_when_the_lease_is_over(
+    redis: RedisServer,
+) -> None:
+    async with (
+        two_servers(redis) as (one, other),
+        one.visitor("Ann") as ann,
+        other.visitor("Bob") as bob,
+    ):
+        one.program.send_signal(signal.SIGKILL)
+        assert (await ann.end()).code == 1006
+        # In 30 seconds, but for this.
+        redis.run("ZADD", "chat:{lobby}:leases", "0", "ann")
+        async with other.visitor("Eve"):
+            await bob.hear_until("left", nick="Ann")
+
+
+async def test_a_server_that_starts_before_redis_waits_for_it(tmp_path: Path) -> None:
+    redis = RedisServer(tmp_path)
+    async with running_chat("--backplane", redis.url) as chat:
+        with redis:
+            async with chat.visitor() as ann:
+                while True:
+                    await ann.send("join", room="lobby", nick="Ann", session=ann.session)
+                    answer = await ann.hear()
+                    if answer["type"] == "welcome":
+                        break
+                    if answer["code"] == "slow_down":
+                        await trio.sleep(float(str(answer["retry_after"])))
+
+
+async def test_workers_share_a_port_and_are_replaced_and_stop_together(redis: RedisServer) -> None:
+    async with running_chat("--backplane", redis.url, "--workers", "2") as chat:
+        pids = await find_workers(chat, 2)
+        os.kill(min(pids), signal.SIGKILL)
+        while "worker ended" not in await chat.program.read_line():
+            pass
+        pids = {max(pids), *(await find_workers(chat, 2) - pids)}
+        async with chat.visitor("Ann") as ann:
+            chat.program.send_signal(signal.SIGTERM)
+            assert (await ann.end()).code == 1001
+        ended = await chat.program.wait()
+    assert ended.code == 0
+    assert "Traceback" not in ended.output
+
+
+async def find_workers(chat: Chat, count: int) -> set[int]:
+    """Ask until *count* of them have answered."""
+    pids: set[int] = set()
+    while len(pids) < count:
+        pids.add(json.loads((await chat.request("GET /healthz HTTP/1.1")).body)["pid"])
+    return pids
+
+
+async def test_workers_do_not_outlive_who_started_them(redis: RedisServer) -> None:
+    async with (
+        running_chat("--backplane", redis.url, "--workers", "2") as chat,
+        chat.visitor("Ann") as ann,
+        chat.visitor("Bob") as bob,
+    ):
+        chat.program.send_signal(signal.SIGKILL)
+        assert (await ann.end()).code == 1001
+        assert (await bob.end()).code == 1001
+
+
+async def test_workers_without_a_backplane_are_refused() -> None:
+    ended = await run("-m", "examples.chat", "--workers", "2")
+    assert ended.code == 2
+    assert "--workers needs a --backplane" in ended.output
+
+
+async def test_without_the_client_of_redis_it_is_said_what_to_install() -> None:
+    program = "import runpy, sys; sys.modules['coredis'] = None; runpy.run_module('examples.chat')"
+    program = program.replace("chat')", "chat', run_name='__main__')")
+    port = str(free_port())
+    ended = await run("-c", program, "--port", port, "--backplane", "redis://127.0.0.1:1")
+    assert ended.code == 1
+    assert ended.output == "--backplane needs coredis: pip install '.[chat]'\n"
+
+
+def names_of(welcome: dict[str, object]) -> list[str]:
+    nicks = welcome["nicks"]
+    assert isinstance(nicks, list)
+    return nicks
+
+
+def texts_of(welcome: dict[str, object]) -> list[str]:
+    messages = welcome["messages"]
+    assert isinstance(messages, list)
+    return [message["text"] for message in messages]
