@@ -29,6 +29,7 @@ class PeerKeywords(TypedDict, total=False):
     headers: dict[str, str]
     refusal: Refusal
     max_size: int
+    compression: bool
 
 
 class ServeKeywords(StreamKeywords, total=False):
@@ -127,4 +128,5 @@ class Meeting:
             "headers": how.get("headers", {}),
             "refusal": how.get("refusal"),
             "max_size": how.get("max_size"),
+            "compression": how.get("compression", False),
         }

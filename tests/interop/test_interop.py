@@ -14,8 +14,9 @@ picows               ``picows``, in Cython, on aiofastnet
 ws                   Node's ``ws``
 ===================  ========================================  ===================================
 
-All are as they come, options included: some offer permessage-deflate, and are told no. What each
-test promises is its name; the run ends with a table of them, in reStructuredText.
+All are as they come, options included: some offer permessage-deflate, and are told no; with it on,
+and with Chromium, there are test_compression.py and test_chromium.py. What each test promises is
+its name; the run ends with a table of them, in reStructuredText.
 """
 
 from __future__ import annotations

@@ -49,6 +49,9 @@ class Opening(TypedDict):
     refusal: Refusal | None
     max_size: int | None
     """The longest message it takes; None: whatever its library's default is."""
+    compression: bool
+    """Whether it offers permessage-deflate, or accepts it, and compresses all that it sends; if
+    not, it does as its library does by default."""
 
 
 class Command(TypedDict, total=False):

@@ -16,6 +16,7 @@ from .puppet import Session, client_context, server_context
 DEFAULT_MAX_SIZE = 4 * 2**20
 # What RFC 6455 calls 1005 is 0 in aiohttp.
 NO_CODE = 0
+LARGEST_WINDOW = 15
 
 
 class WebSocket:
@@ -125,6 +126,7 @@ class Aiohttp:
                     ssl=client_context(opening) or True,
                     autoping=False,
                     max_msg_size=opening["max_size"] or DEFAULT_MAX_SIZE,
+                    compress=LARGEST_WINDOW if opening["compression"] else 0,
                 ) as ws,
             ):
                 connection = WebSocket(ws, session)

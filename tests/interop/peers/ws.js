@@ -60,12 +60,13 @@ class Session {
   }
 
   listen({ opening }) {
-    const { certificate, refusal, subprotocols, headers, max_size } = opening;
+    const { certificate, refusal, subprotocols, headers, max_size, compression } = opening;
     const pem = certificate && fs.readFileSync(certificate);
     const server = pem ? https.createServer({ key: pem, cert: pem }) : http.createServer();
     const webSockets = new WebSocketServer({
       server,
       ...(max_size && { maxPayload: max_size }),
+      ...(compression && { perMessageDeflate: { threshold: 0 } }),
       handleProtocols: (offered) => subprotocols.find((name) => offered.has(name)) ?? false,
       verifyClient: (info, done) =>
         refusal ? done(false, refusal.status, refusal.body) : done(true),
@@ -79,11 +80,12 @@ class Session {
   }
 
   connect({ url, opening }) {
-    const { authority, subprotocols, headers, max_size } = opening;
+    const { authority, subprotocols, headers, max_size, compression } = opening;
     const ws = new WebSocket(url, subprotocols, {
       headers,
       ...(authority && { ca: fs.readFileSync(authority) }),
       ...(max_size && { maxPayload: max_size }),
+      ...(compression && { perMessageDeflate: { threshold: 0 } }),
     });
     let answer;
     ws.on("upgrade", (response) => (answer = response));
