@@ -35,6 +35,18 @@ KINDS: Final = ("lockstep", "bytes", "socket", "tcp", "tls")
 """``bytes`` is memory that brings one byte at a time, ``socket`` and ``tcp`` are sockets with the
 smallest buffers the kernel knows, ``tls`` is TLS over memory."""
 
+ROLES_AND_KINDS: Final = (
+    (Role.CLIENT, "lockstep"),
+    (Role.SERVER, "lockstep"),
+    (Role.CLIENT, "socket"),
+    (Role.SERVER, "socket"),
+    (Role.CLIENT, "bytes"),
+    (Role.SERVER, "tcp"),
+    (Role.CLIENT, "tls"),
+)
+"""Both roles over each of the two ways to write; the other kinds differ from these below the
+transport's interface, where a role makes no difference, and so have one role each."""
+
 Contexts: TypeAlias = tuple[ssl.SSLContext, ssl.SSLContext]
 
 counts: dict[str, SweepResult] = {}
@@ -75,11 +87,11 @@ def _small(sock: socket.socket) -> trio.SocketStream:
     return trio.SocketStream(trio.socket.from_stdlib_socket(sock))
 
 
-def split(streams: Streams) -> None:
-    """From now on, one byte at a time, if they are of that kind."""
+def split(streams: Streams, max_bytes: int = 1) -> None:
+    """From now on, so few bytes at a time, if they are of that kind."""
     for stream in streams:
         if isinstance(stream, FaultyStream):
-            stream.max_bytes = 1
+            stream.max_bytes = max_bytes
 
 
 async def is_closed(stream: trio.abc.Stream) -> bool:

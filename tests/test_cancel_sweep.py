@@ -2,6 +2,8 @@
 
 Total around a call: it had no effect, and the stream is as good as before. Terminal around
 ``aclose`` and around the nursery: the transport is gone, nothing waits, nothing is left.
+
+Not every call is swept in both roles over every transport: see :data:`sweeping.ROLES_AND_KINDS`.
 """
 
 from __future__ import annotations
@@ -13,12 +15,18 @@ from collections.abc import Awaitable, Callable
 import pytest
 import trio
 import trio.testing
-from sweeping import KINDS, Book, Contexts, is_closed, nothing_left, open_subject, record
+from sweeping import (
+    ROLES_AND_KINDS,
+    Book,
+    Contexts,
+    is_closed,
+    nothing_left,
+    open_subject,
+    record,
+)
 
 from trio_ws._protocol import Role
 from trio_ws.testing import CancelProbe, cancel_every_step, set_budget
-
-ROLES = pytest.mark.parametrize("role", list(Role), ids=lambda role: role.value)
 
 
 @pytest.fixture
@@ -153,8 +161,7 @@ async def total(
     book.check_pongs()
 
 
-@pytest.mark.parametrize("kind", KINDS)
-@ROLES
+@pytest.mark.parametrize(("role", "kind"), ROLES_AND_KINDS)
 @pytest.mark.parametrize("call", CALLS)
 def test_a_call_that_is_cancelled_anywhere_has_no_effect(
     call: str, role: Role, kind: str, contexts: Contexts
