@@ -259,7 +259,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument(
         "--compressed-mib",
         type=int,
-        default=16,
+        default=8,
         metavar="MIB",
         help="MiB of messages after which a case of sections 12 and 13 is done: the 1,000 messages "
         "of those with large ones take most of an hour (default: %(default)s; 125 is all)",
