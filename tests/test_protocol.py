@@ -1148,7 +1148,7 @@ def test_a_signal_that_a_state_does_not_know_changes_nothing(
 
 def test_the_table_is_complete() -> None:
     assert set(TRANSITIONS) == {(state, what) for state in State for what in NEXT[state]}
-    assert {state for state, what in TRANSITIONS if what is RECEIVE} == RECEIVING
+    assert {state for state, what in TRANSITIONS if what is RECEIVE} == set(RECEIVING)
 
 
 @BOTH_ROLES

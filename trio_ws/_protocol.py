@@ -118,8 +118,9 @@ TRANSITIONS: Final = MappingProxyType(
 )
 """Every move that is possible. One that is missing here is a mistake of the caller's."""
 
-RECEIVING: Final = frozenset({State.OPEN, State.CLOSE_SENT})
-"""The states in which frames from the peer still count; in the others they are discarded."""
+RECEIVING: Final = (State.OPEN, State.CLOSE_SENT)
+"""The states in which frames from the peer still count; in the others they are discarded. A tuple,
+since finding a member of an enum in a set costs as much as decoding a frame."""
 
 
 class Violation(Exception):

@@ -514,7 +514,7 @@ class WebSocketStream(trio.abc.Channel[str | bytes]):
 
     def _compresses(self, compress: bool | None, size: int) -> bool:
         """Whether a message of that many bytes is compressed, the caller wishing *compress*."""
-        return self._deflater_for(compress, size) is not None
+        return self._deflater is not None and self._deflater_for(compress, size) is not None
 
     def _compresses_part(self, compress: bool | None, size: int) -> bool:
         message = self._senders.own_message()
