@@ -41,12 +41,14 @@ class Figure:
     :ivar server_system: so in the kernel.
     :ivar client_busy: of the client's core, the part that was used. Near 1 the client was what
         limited the rate.
+    :ivar unanswered: whether the server sometimes ended TCP without answering a Close.
     """
 
     value: float
     server_user: float = 0.0
     server_system: float = 0.0
     client_busy: float = 0.0
+    unanswered: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,7 +107,7 @@ class Laboratory:
     def __init__(self, certificate: Path, workspace: Path, effort: Effort) -> None:
         self._certificate = certificate
         self._workspace = workspace
-        self._effort = effort
+        self.effort = effort
         self._running = ExitStack()
         self._servers: dict[str, Server] = {}
         self._for: tuple[str, bool, int | None] | None = None
@@ -132,7 +134,8 @@ class Laboratory:
             return self._measure_parts(peer, row)
         return self._measure_rate(peer, row)
 
-    def _server(self, peer: Peer, row: Row) -> Server:
+    def server(self, peer: Peer, row: Row) -> Server:
+        """One that does what the row wants, started unless it runs."""
         if self._for != row.server:
             self._running.close()
             self._servers.clear()
@@ -142,8 +145,13 @@ class Laboratory:
             self._servers[peer.name] = server
         return self._servers[peer.name]
 
+    @staticmethod
+    def pin_to_client(pid: int) -> None:
+        """Let a process run where the client does."""
+        _pin(pid, CORES[-1:])
+
     def _measure_rate(self, peer: Peer, row: Row) -> Figure:
-        server = self._server(peer, row)
+        server = self.server(peer, row)
         with self._client(peer, row, server, row.connections) as client:
             output, _ = client.communicate(timeout=_PATIENCE)
         if client.returncode:
@@ -157,10 +165,11 @@ class Laboratory:
             measured["server_user"] / count * 1e6,
             measured["server_system"] / count * 1e6,
             measured["client_cpu"] / seconds,
+            measured["unanswered"] > 0,
         )
 
     def _measure_memory(self, peer: Peer, row: Row) -> Figure:
-        count = max(1, int(row.connections * self._effort.scale))
+        count = max(1, int(row.connections * self.effort.scale))
         with (
             Server(peer, row, self._certificate) as server,
             self._holding(peer, row, server, _FIRST_CONNECTIONS),
@@ -171,7 +180,7 @@ class Laboratory:
         return Figure(held / count / KIB)
 
     def _measure_parts(self, peer: Peer, row: Row) -> Figure:
-        size = int(row.size * self._effort.scale)
+        size = int(row.size * self.effort.scale)
         with Server(peer, row, self._certificate) as server:
             # A first, small message, so that what is counted is not the code that it takes.
             self._run_parts_client(server, MIB)
@@ -213,7 +222,7 @@ class Laboratory:
         command = [program, row.client, server.port, block]
         command += ["--server", server.pid]
         command += ["--connections", connections, "--in-flight", row.in_flight]
-        command += ["--seconds", self._effort.seconds, "--warm-up", self._effort.warm_up]
+        command += ["--seconds", self.effort.seconds, "--warm-up", self.effort.warm_up]
         if row.tls:
             command.append("--tls")
         if peer.name == PLAIN:

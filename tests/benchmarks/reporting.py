@@ -37,7 +37,9 @@ def print_outcome(outcome: Outcome) -> None:
 def _details(outcome: Outcome, name: str) -> str:
     user, system = outcome.server_time(name)
     client = outcome.client_busy(name)
-    note = " (limited by the client)" if client > _CLIENT_LIMITED else ""
+    note = ", which limits it" if client > _CLIENT_LIMITED else ""
+    if outcome.leaves_closes_unanswered(name):
+        note += "; leaves some Closes unanswered"
     return f"server {user:6.1f} + {system:5.1f} us, client {client:4.0%} busy{note}"
 
 
@@ -80,34 +82,38 @@ def _machine_table(peers: list[Peer]) -> Iterator[str]:
 
 
 def _figures_table(outcomes: list[Outcome]) -> Iterator[str]:
-    yield from _table_head("Scenario", "Who", "Figure", "trio_ws to it", widths="40 25 20 15")
+    yield from table_head("Scenario", "Who", "Figure", "trio_ws to it", widths="40 25 20 15")
     for outcome in outcomes:
         title = f"{outcome.row.title} [{outcome.row.kind.value}]"
         for peer in outcome.measured():
             value = format_value(outcome.median(peer.name), outcome.row.kind)
             ratio = outcome.ratio(peer.name)
             name = f"**{peer.title}**" if peer.name == OURS else peer.title
-            yield from _table_row(title, name, value, "" if ratio is None else f"{ratio:.2f}")
+            if outcome.leaves_closes_unanswered(peer.name):
+                name += " (leaves some Closes unanswered)"
+            yield from table_row(title, name, value, "" if ratio is None else f"{ratio:.2f}")
             title = ""
 
 
 def _goals_table(outcomes: list[Outcome]) -> Iterator[str]:
-    yield from _table_head("Scenario", "Goal", "Reached", "", widths="40 35 10 15")
+    yield from table_head("Scenario", "Goal", "Reached", "", widths="40 35 10 15")
     for outcome in outcomes:
         for verdict in judge(outcome):
             reached = "" if verdict.reached is None else f"{verdict.reached:.2f}"
             word = "met" if verdict.met else "**missed**" if reached else "not measured"
-            yield from _table_row(outcome.row.title, verdict.wanted, reached, word)
+            yield from table_row(outcome.row.title, verdict.wanted, reached, word)
 
 
-def _table_head(*titles: str, widths: str) -> Iterator[str]:
+def table_head(*titles: str, widths: str) -> Iterator[str]:
+    """The start of a table in reST."""
     yield ".. list-table::"
     yield "   :header-rows: 1"
     yield f"   :widths: {widths}"
     yield ""
-    yield from _table_row(*titles)
+    yield from table_row(*titles)
 
 
-def _table_row(*cells: str) -> Iterator[str]:
+def table_row(*cells: str) -> Iterator[str]:
+    """A row of it."""
     for number, cell in enumerate(cells):
         yield f"   {'* -' if number == 0 else '  -'} {cell}".rstrip()

@@ -41,6 +41,10 @@ class Outcome:
         """Which part of its core the client used."""
         return statistics.median(figure.client_busy for figure in self.figures[name])
 
+    def leaves_closes_unanswered(self, name: str) -> bool:
+        """Whether it sometimes does less than the row is about."""
+        return any(figure.unanswered for figure in self.figures[name])
+
     def measured(self) -> list[Peer]:
         return [peer for peer in PEERS if peer.name in self.figures]
 

@@ -108,15 +108,21 @@ def measure_all(rows: list[Row], peers: list[Peer], arguments: argparse.Namespac
     rounds = arguments.rounds or (1 if arguments.quick else 5)
     outcomes = []
     with tempfile.TemporaryDirectory() as workspace:
-        certificate = Path(workspace) / "certificate.pem"
-        identity = trustme.CA().issue_cert("localhost", "127.0.0.1")
-        identity.private_key_and_cert_chain_pem.write_to_path(str(certificate))
+        certificate = make_certificate(Path(workspace))
         with Laboratory(certificate, Path(workspace), effort) as laboratory:
             for row in rows:
                 outcome = measure_row(laboratory, row, peers, rounds)
                 print_outcome(outcome)
                 outcomes.append(outcome)
     return outcomes
+
+
+def make_certificate(directory: Path) -> Path:
+    """For the rows with TLS: key and chain in one file."""
+    path = directory / "certificate.pem"
+    identity = trustme.CA().issue_cert("localhost", "127.0.0.1")
+    identity.private_key_and_cert_chain_pem.write_to_path(str(path))
+    return path
 
 
 def measure_row(laboratory: Laboratory, row: Row, peers: list[Peer], rounds: int) -> Outcome:

@@ -35,7 +35,7 @@ async def broadcast(request: web.Request) -> web.WebSocketResponse:
     clients.add(ws)
     try:
         async for message in ws:
-            for client in clients:
+            for client in tuple(clients):
                 await client.send_str(message.data)
     finally:
         clients.remove(ws)

@@ -27,8 +27,9 @@ async def broadcast(request: WebSocketRequest) -> None:
         with suppress(ConnectionClosed):
             while True:
                 message = await ws.get_message()
-                for client in clients:
-                    await client.send_message(message)
+                for client in tuple(clients):
+                    with suppress(ConnectionClosed):
+                        await client.send_message(message)
     finally:
         clients.remove(ws)
 
