@@ -35,10 +35,15 @@ _ACCEPT_GUID = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
 _KEY = b"\x9a\x02\xf1\x40"
 
 
+RSV1 = 0x40
+_OPCODES = frozenset(Opcode)
+
+
 class Frame(NamedTuple):
     """One frame, its payload unmasked."""
 
     opcode: int
+    """With the reserved bits: ``TEXT | RSV1`` begins a compressed message."""
     payload: bytes
     fin: bool = True
 
@@ -129,26 +134,28 @@ class RawPeer:
             return None
         assert bool(buffer[1] & 0x80) is not self.masks, "a client masks, a server does not"
         payload = _masked(bytes(buffer[start : start + length]), key)
-        frame = Frame(Opcode(buffer[0] & 0x7F), payload, bool(buffer[0] & 0x80))
+        bits = buffer[0] & 0x7F
+        opcode = Opcode(bits) if bits in _OPCODES else bits
+        frame = Frame(opcode, payload, bool(buffer[0] & 0x80))
         del buffer[: start + length]
         return frame
 
-    async def open_as_client(self) -> None:
+    async def open_as_client(self, extensions: str | None = None) -> None:
         await self.stream.send_all(
             b"GET / HTTP/1.1\r\nHost: test\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
             b"Sec-WebSocket-Key: " + base64.b64encode(b"0123456789abcdef") + b"\r\n"
-            b"Sec-WebSocket-Version: 13\r\n\r\n"
+            b"Sec-WebSocket-Version: 13\r\n" + _extensions(extensions) + b"\r\n"
         )
         await self.receive_head()
 
-    async def open_as_server(self) -> None:
+    async def open_as_server(self, extensions: str | None = None) -> None:
         head = await self.receive_head()
         _, _, after = head.partition(b"Sec-WebSocket-Key: ")
         key, _, _ = after.partition(b"\r\n")
         accept = base64.b64encode(hashlib.sha1(key + _ACCEPT_GUID).digest())
         await self.stream.send_all(
             b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
-            b"Sec-WebSocket-Accept: " + accept + b"\r\n\r\n"
+            b"Sec-WebSocket-Accept: " + accept + b"\r\n" + _extensions(extensions) + b"\r\n"
         )
 
     async def receive_head(self) -> bytes:
@@ -162,6 +169,10 @@ class RawPeer:
         return head + b"\r\n"
 
 
+def _extensions(value: str | None) -> bytes:
+    return b"" if value is None else f"Sec-WebSocket-Extensions: {value}\r\n".encode()
+
+
 def _masked(payload: bytes, key: bytes) -> bytes:
     length = len(payload)
     mask = (key * (length // 4 + 1))[:length]
@@ -172,23 +183,26 @@ async def open_with_peer(
     nursery: trio.Nursery,
     role: Role,
     streams: Streams | None = None,
+    *,
+    extensions: str | None = None,
     **options: Unpack[StreamKeywords],
 ) -> tuple[WebSocketStream, RawPeer]:
     """A stream in *role* that lives in *nursery*, without timeouts by default, and its peer.
 
-    *streams* are the transports of the two, in this order.
+    *streams* are the transports of the two, in this order; *extensions* is what the peer says of
+    them in the opening handshake.
     """
     ours, theirs = streams or trio.testing.memory_stream_pair()
     options = {"timeouts": NO_TIMEOUTS, **options}
     if role is Role.SERVER:
         peer = RawPeer(theirs, Role.CLIENT)
         async with trio.open_nursery() as handshake:
-            handshake.start_soon(peer.open_as_client)
+            handshake.start_soon(peer.open_as_client, extensions)
             ws = await wrap_server_stream(nursery, ours, **options)
     else:
         peer = RawPeer(theirs, Role.SERVER)
         async with trio.open_nursery() as handshake:
-            handshake.start_soon(peer.open_as_server)
+            handshake.start_soon(peer.open_as_server, extensions)
             ws = await wrap_client_stream(nursery, ours, host="test", **options)
     return ws, peer
 
