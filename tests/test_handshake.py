@@ -735,6 +735,98 @@ def test_an_answer_that_agrees_to_another_compression_fails() -> None:
     assert handshake.compression is None
 
 
+@pytest.mark.parametrize(
+    "answer",
+    [
+        "permessage-deflate; server_max_window_bits=16",
+        "permessage-deflate; server_max_window_bits",
+        "permessage-deflate; unknown",
+        "permessage-deflate; server_no_context_takeover; server_no_context_takeover",
+        "permessage-deflate, permessage-deflate",
+        "permessage-deflate;",
+    ],
+)
+def test_an_answer_that_is_none_to_the_offer_fails_and_agrees_to_nothing(answer: str) -> None:
+    handshake = client(compression=PermessageDeflate())
+    handshake.receive_data(switching(handshake, f"Sec-WebSocket-Extensions: {answer}"))
+    with pytest.raises(HandshakeError, match="its Sec-WebSocket-Extensions header"):
+        handshake.next_response()
+    assert handshake.compression is None
+
+
+def test_an_answer_may_be_split_over_lines() -> None:
+    handshake = client(compression=PermessageDeflate())
+    lines = "Sec-WebSocket-Extensions:", "Sec-WebSocket-Extensions: permessage-deflate"
+    handshake.receive_data(switching(handshake, *lines))
+    assert handshake.next_response() is not None
+    assert handshake.compression is not None
+
+
+def server_agrees(
+    *lines: str, compression: PermessageDeflate | None
+) -> tuple[str | None, ServerHandshake]:
+    """What a server answers to a request with these header lines."""
+    handshake = ServerHandshake(compression=compression)
+    handshake.receive_data(request_bytes("GET / HTTP/1.1", *lines))
+    assert handshake.next_request() is not None
+    response = handshake.respond()
+    assert response.status == 101
+    values = response.header_values("Sec-WebSocket-Extensions")
+    assert len(values) <= 1
+    return (values[0] if values else None), handshake
+
+
+@pytest.mark.parametrize(
+    ("lines", "answer"),
+    [
+        ([], None),
+        (["permessage-deflate"], "permessage-deflate; server_max_window_bits=12"),
+        (["x-deflate; a=b"], None),
+        (
+            ["x-deflate", 'permessage-deflate; server_max_window_bits="10"'],
+            "permessage-deflate; server_max_window_bits=10",
+        ),
+        (
+            [
+                "permessage-deflate; unknown",
+                "permessage-deflate; server_max_window_bits=8",
+                "",
+                "p",
+            ],
+            None,
+        ),
+        (
+            ["permessage-deflate; a, permessage-deflate; client_max_window_bits"],
+            "permessage-deflate; server_max_window_bits=12; client_max_window_bits=12",
+        ),
+    ],
+)
+def test_a_server_agrees_to_the_first_offer_that_it_can(
+    lines: list[str], answer: str | None
+) -> None:
+    headers = [f"Sec-WebSocket-Extensions: {line}" for line in lines]
+    agreed, handshake = server_agrees(*headers, compression=PermessageDeflate())
+    assert agreed == answer
+    assert (handshake.compression is None) is (answer is None)
+    agreed, handshake = server_agrees(*headers, compression=None)
+    assert agreed is None
+    assert handshake.compression is None
+
+
+def test_what_a_server_answers_is_what_its_client_agrees_to() -> None:
+    ours = ClientHandshake("h", compression=PermessageDeflate(server_no_context_takeover=True))
+    theirs = ServerHandshake(compression=PermessageDeflate(client_max_window_bits=9))
+    theirs.receive_data(ours.data_to_send())
+    assert theirs.next_request() is not None
+    theirs.respond()
+    ours.receive_data(theirs.data_to_send())
+    assert ours.next_response() is not None
+    assert ours.compression is not None
+    assert ours.compression == theirs.compression
+    assert ours.compression.server_no_context_takeover
+    assert ours.compression.client_max_window_bits == 9
+
+
 def test_interim_responses_are_skipped() -> None:
     handshake = client()
     interim = b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 103 Early Hints\r\nLink: x\r\n\r\n"
