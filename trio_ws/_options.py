@@ -81,13 +81,13 @@ class PermessageDeflate:
     A window of *n* bits is the last ``2**n`` bytes before a byte: the compressor finds
     repetitions in them, and the receiver has to keep them. *Context takeover* means that the window
     goes on from one message to the next. Then small messages that are like each other shrink to a
-    third, and each direction keeps its memory from its first compressed message until the end;
-    without it the memory is held only during a message, and messages below a few hundred bytes
-    hardly shrink.
+    quarter, and each direction keeps its memory from its first compressed message until the end;
+    without it the memory is held only during a message, and messages of a hundred bytes hardly
+    shrink.
 
-    With the defaults a connection that compresses in both directions holds 55 KiB. With windows of
-    15 bits and ``mem_level=8`` it would be 305 KiB, for messages that are an eighth smaller in JSON
-    and a fifth in prose.
+    With the defaults a connection that compresses in both directions holds 49 KiB. With windows of
+    15 bits and ``mem_level=8`` it would be 301 KiB, for messages that are a quarter smaller in JSON
+    and a seventh in prose. The page on compression has all the figures.
 
     :param server_max_window_bits: the window that the server compresses with at most, 9 to 15. A
         server keeps to it; a client demands it, and a server that can not must decline. Default
@@ -101,7 +101,7 @@ class PermessageDeflate:
     :param client_no_context_takeover: whether the client begins each message with an empty window.
         A client keeps to it; a server demands it. Default False.
     :param level: how hard to look for repetitions, 0 (not at all) to 9. Default 6, which is zlib's
-        own; Beast's 8 makes messages 3 % smaller and takes up to twice the time.
+        own; Beast's 8 makes messages up to 5 % smaller and takes up to twice the time.
     :param mem_level: how much memory to compress with beside the window, 1 to 9:
         ``2**(mem_level + 9)`` bytes. Default 5: more hardly helps a window of 12 bits.
     :param min_size: bytes of a message below which it is sent as it is, judged on the first part of
