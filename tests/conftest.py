@@ -22,7 +22,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
         "--autobahn",
         action="store_true",
-        help="run Autobahn|Testsuite too (a minute or two; needs CPython 2.7)",
+        help="run Autobahn|Testsuite too (some minutes; needs CPython 2.7)",
     )
 
 

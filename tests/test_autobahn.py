@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 import wstest_environment
-from wstest_report import Outcome, passed, read_outcomes, summary, table
+from run_autobahn import CASES, batches
+from wstest_report import SECTIONS, Outcome, passed, read_outcomes, summary, table
 
 SCRIPT = Path(__file__).parent / "autobahn" / "run_autobahn.py"
 
@@ -34,6 +35,16 @@ def test_every_autobahn_case_is_ok(role: str, tmp_path: Path) -> None:
     command = [sys.executable, str(SCRIPT), "--role", role, "--report-dir", str(tmp_path)]
     result = subprocess.run(command, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
     assert result.returncode == 0, result.stdout
+
+
+def test_each_section_runs_once_in_each_role_and_13_with_any_window() -> None:
+    for role in ("server", "client"):
+        parts = batches(role, CASES)
+        assert len({part.name for part in parts}) == len(parts)
+        cases = [case for part in parts for case in part.cases]
+        assert sorted(cases) == sorted(f"{section}.*" for section in SECTIONS)
+        [largest] = [part for part in parts if part.compression.server_max_window_bits == 15]
+        assert largest.cases == ["13.*"]
 
 
 @pytest.mark.parametrize(
