@@ -101,15 +101,22 @@ def running_browser(profile: Path) -> Iterator[webdriver.Chrome]:
 
 
 class Window:
-    """A window with the page of the chat."""
+    """A new window with the page of the chat."""
 
     def __init__(
-        self, driver: webdriver.Chrome, url: str, *, width: int = 1280, height: int = 800
+        self,
+        driver: webdriver.Chrome,
+        url: str,
+        *,
+        width: int = 1280,
+        height: int = 800,
+        script: str = "",
     ) -> None:
         self._driver = driver
         driver.switch_to.new_window("window")
         self._handle = driver.current_window_handle
         self.resize(width, height)
+        driver.execute_cdp_cmd("Page.addScriptToEvaluateOnNewDocument", {"source": script})
         driver.get(url)
 
     @property

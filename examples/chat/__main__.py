@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import resource
 import signal
 import ssl
 import sys
@@ -83,6 +84,8 @@ def load_certificate(options: Options) -> ssl.SSLContext | None:
 def main() -> None:
     options = parse_options()
     configure(options.log)
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))  # each client takes a descriptor
     try:
         if options.workers > 1 and not options.worker:
             load_certificate(options)

@@ -39,8 +39,8 @@ From the server:
 ``status``   ``online``                                  Whether the servers have each other. If
                                                          not, nothing can be said for now.
 ``error``    ``code``, ``text``, ``key``,                Something was refused; ``code`` is one
-             ``retry_after``                             of :class:`Code`. ``key`` is that of
-                                                         what was to be said, or null;
+             ``retry_after``                             of ``Code``. ``key`` is that of what was
+                                                         to be said, or null;
                                                          ``retry_after`` the seconds until it may
                                                          be tried again, or null: it may not.
 ============ =========================================== ========================================
