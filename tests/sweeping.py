@@ -116,7 +116,7 @@ async def is_closed(stream: trio.abc.Stream) -> bool:
 async def open_subject(
     role: Role,
     kind: str,
-    contexts: Contexts,
+    streams: Streams,
     nursery: trio.Nursery,
     peer_nursery: trio.Nursery,
     book: Book,
@@ -127,7 +127,6 @@ async def open_subject(
         "max_inbox_size": 1,
         "max_outbox_size": 1,
     }
-    streams = await make_streams(kind, contexts)
     book.streams = streams
     size = 3000 if kind in ("socket", "tcp") else 3
     book.padding = "." * size

@@ -20,6 +20,7 @@ from sweeping import (
     Book,
     Contexts,
     is_closed,
+    make_streams,
     nothing_left,
     open_subject,
     record,
@@ -132,7 +133,8 @@ async def total(
     set_budget(1)
     with nothing_left():
         async with trio.open_nursery() as nursery:
-            await open_subject(role, kind, contexts, nursery, nursery, book)
+            streams = await make_streams(kind, contexts)
+            await open_subject(role, kind, streams, nursery, nursery, book)
             nursery.start_soon(book.peer_receives)
             async with trio.open_nursery() as traffic:
                 traffic.start_soon(book.peer_sends, 4)
