@@ -19,10 +19,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from trio_ws._deflate import PIECE, Deflater, Inflater, SharedDeflate
-from trio_ws._frames import Opcode, apply_mask, parse_header
+from trio_ws._frames import FRAME_COST, Opcode, apply_mask, parse_header
 from trio_ws._outbox import Outbox
 from trio_ws._protocol import (
-    FRAME_COST,
     RECEIVING,
     Close,
     Event,

@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from trio_ws._frames import FRAME_COST
 from trio_ws._inbox import Inbox
-from trio_ws._protocol import FRAME_COST
 
 TEXT = st.text(st.characters(exclude_categories=["Cs"]))
 

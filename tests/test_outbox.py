@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from trio_ws._frames import (
     FIN,
+    FRAME_COST,
     OPCODE_BITS,
     CloseReason,
     Opcode,
@@ -22,7 +23,7 @@ from trio_ws._frames import (
     parse_header,
 )
 from trio_ws._outbox import AHEAD, Outbox
-from trio_ws._protocol import FRAME_COST, Close, Event, Ping, Pong, Protocol, Role
+from trio_ws._protocol import Close, Event, Ping, Pong, Protocol, Role
 
 CONTINUATION, TEXT, BINARY = Opcode.CONTINUATION, Opcode.TEXT, Opcode.BINARY
 CLOSE, PING, PONG = Opcode.CLOSE, Opcode.PING, Opcode.PONG
@@ -265,6 +266,21 @@ def test_max_frame_size_may_change_and_counts_from_the_next_frame_on(masked: boo
 
 
 @BOTH
+def test_max_frame_size_may_be_lifted_in_the_middle_of_a_small_message(masked: bool) -> None:
+    box = outbox(masked, max_frame_size=1000)
+    messages: list[Event] = [pattern(48_000), pattern(3000), b"next"]
+    for message in messages:
+        assert isinstance(message, bytes)
+        box.commit_data(BINARY, message, True)
+    wire = take(box)
+    assert shapes(wire)[-1] == (BINARY, False, 1000)
+    box.max_frame_size = None
+    rest = drain(box)
+    assert shapes(rest) == [(CONTINUATION, True, 2000), (BINARY, True, 4)]
+    assert peer_decodes(wire + rest, masked) == messages
+
+
+@BOTH
 @pytest.mark.parametrize("size", [0, 1, 5, COPIED + 1, AHEAD + 5])
 def test_each_part_of_a_message_is_a_frame_of_its_own(masked: bool, size: int) -> None:
     box = outbox(masked)
@@ -429,6 +445,26 @@ def test_a_message_counts_until_its_last_byte_is_written(masked: bool) -> None:
     assert box.size == 0
 
 
+@BOTH
+@pytest.mark.parametrize("step", [1, 3, 7])
+def test_small_messages_count_one_by_one_though_they_leave_in_one_buffer(
+    masked: bool, step: int
+) -> None:
+    box = outbox(masked)
+    marks = []
+    for payload in (b"1", b"", b"12345", b"12"):
+        box.commit_data(BINARY, payload, True)
+        marks.append(box.mark())
+    (buffer,) = box.buffers()
+    ends = frame_ends(bytes(buffer))
+    written = 0
+    while written < len(buffer):
+        written += len(take(box, step))
+        assert [box.is_written(mark) for mark in marks] == [end <= written for end in ends]
+        messages = sum(end > written for end in ends)
+        assert box.size == len(buffer) - written + FRAME_COST * messages
+
+
 def test_small_messages_of_which_none_is_written_are_bounded_by_size() -> None:
     box = outbox(masked=True)
     count = 0
@@ -513,10 +549,12 @@ def test_a_mark_after_the_close_needs_the_close_and_one_before_does_not(masked: 
 # Dropping what is unsent
 
 
-def mixed(masked: bool, *, closing: bool) -> Outbox:
+def mixed(masked: bool, max_frame_size: int | None, *, closing: bool) -> Outbox:
     """Frames of all kinds, copied ones and others, whole messages and parts: less than 64 KiB."""
-    box = outbox(masked, max_frame_size=COPIED + 10)
+    box = outbox(masked, max_frame_size)
     box.commit_data(TEXT, b"small", True)
+    box.commit_data(TEXT, b"small, too", True)
+    box.commit_data(TEXT, b"", True)
     box.commit_data(BINARY, pattern(COPIED + 30), True)
     box.commit_data(TEXT, b"", False)
     box.commit_data(CONTINUATION, pattern(50), False)
@@ -550,15 +588,16 @@ class Begun:
 
 
 @BOTH
+@pytest.mark.parametrize("max_frame_size", [None, COPIED + 10])
 @pytest.mark.parametrize("closing", [False, True])
 def test_dropping_at_any_byte_ends_the_frame_and_leaves_nothing_but_the_close(
-    masked: bool, closing: bool
+    masked: bool, max_frame_size: int | None, closing: bool
 ) -> None:
-    whole = drain(mixed(masked, closing=closing))
+    whole = drain(mixed(masked, max_frame_size, closing=closing))
     begun = Begun(whole)
     close = (CLOSE, True, b"")
     for position in range(len(whole) + 1):
-        box = mixed(masked, closing=closing)
+        box = mixed(masked, max_frame_size, closing=closing)
         wire = take(box, position)
         box.drop_unsent()
         if not closing:
@@ -596,7 +635,7 @@ def test_dropping_in_a_large_message_ends_its_frame(
 
 @BOTH
 def test_dropping_before_a_byte_was_written_leaves_the_close_alone(masked: bool) -> None:
-    box = mixed(masked, closing=True)
+    box = mixed(masked, COPIED + 10, closing=True)
     box.drop_unsent()
     assert shapes(drain(box)) == [(CLOSE, True, 0)]
     box.drop_unsent()

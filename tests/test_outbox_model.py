@@ -13,9 +13,16 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule
 
-from trio_ws._frames import FIN, OPCODE_BITS, Opcode, apply_mask, pack_header, parse_header
+from trio_ws._frames import (
+    FIN,
+    FRAME_COST,
+    OPCODE_BITS,
+    Opcode,
+    apply_mask,
+    pack_header,
+    parse_header,
+)
 from trio_ws._outbox import AHEAD, Mark, Outbox
-from trio_ws._protocol import FRAME_COST
 
 COPIED = 4 * 1024
 SIZES = (

@@ -12,10 +12,9 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from trio_ws._frames import Buffer, CloseCode, CloseReason, Opcode
+from trio_ws._frames import FRAME_COST, Buffer, CloseCode, CloseReason, Opcode
 from trio_ws._options import StreamOptions
 from trio_ws._protocol import (
-    FRAME_COST,
     RECEIVING,
     TRANSITIONS,
     Close,

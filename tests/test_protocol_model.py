@@ -18,6 +18,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 from trio_ws._frames import (
     FIN,
+    FRAME_COST,
     CloseCode,
     CloseReason,
     Opcode,
@@ -27,7 +28,6 @@ from trio_ws._frames import (
     truncate_reason,
 )
 from trio_ws._protocol import (
-    FRAME_COST,
     RECEIVING,
     Close,
     Event,

@@ -29,7 +29,8 @@ from trio_ws import (
     ProtocolError,
     WebSocketStream,
 )
-from trio_ws._protocol import FRAME_COST, Role
+from trio_ws._frames import FRAME_COST
+from trio_ws._protocol import Role
 from trio_ws.testing import CancelProbe, cancel_every_step, websocket_pair
 
 ROLES = pytest.mark.parametrize("role", list(Role), ids=lambda role: role.value)

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from trio.lowlevel import enable_ki_protection
 
 from ._deflate import DeflaterSettings, SharedDeflate
-from ._frames import FIN, pack_header
+from ._frames import FIN, pack_frame
 from ._payloads import Data, encode_message
 from ._stream import WebSocketStream
 
@@ -49,7 +49,7 @@ def broadcast(
             nursery.start_soon(stream.aclose, 1013, "too slow")
     """
     opcode, payload = encode_message(message, text)
-    frame = pack_header(FIN | opcode, len(payload), None) + payload
+    frame = pack_frame(FIN | opcode, payload, None)
     shared: dict[DeflaterSettings, SharedDeflate] = {}
     skipped = []
     for stream in streams:

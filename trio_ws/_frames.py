@@ -176,7 +176,7 @@ def pure_pack_messages(
     size = payload_size = 0
     for opcode, payload, fin, compress, cut in messages:
         is_whole = compress is False and cut is False
-        is_small = type(payload) is bytes and len(payload) <= max_payload
+        is_small = isinstance(payload, bytes) and len(payload) <= max_payload
         key = None if keys is None else keys[4 * len(ends) : 4 * len(ends) + 4]
         if opcode is None or size > limit or not is_whole or not is_small or key == b"":
             break

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import deque
 from typing import Final
 
-from ._protocol import FRAME_COST
+from ._frames import FRAME_COST
 
 _EMPTY: Final[deque[str | bytes]] = deque(maxlen=0)
 """Stands for every inbox that is empty: a deque takes 760 bytes, and most connections are idle."""

@@ -18,12 +18,24 @@ dropped, except for the rest of a frame that the peer has the beginning of.
 from __future__ import annotations
 
 import enum
+from bisect import bisect_right
 from collections import deque
+from collections.abc import Sequence
 from typing import Any, Final, NamedTuple
 
 from ._deflate import PIECE, Deflater, SharedDeflate
-from ._frames import FIN, RSV1, Buffer, MaskingKeys, Opcode, apply_mask, pack_header
-from ._protocol import FRAME_COST
+from ._frames import (
+    FIN,
+    FRAME_COST,
+    RSV1,
+    Buffer,
+    MaskingKeys,
+    Opcode,
+    apply_mask,
+    pack_frame,
+    pack_header,
+    pack_messages,
+)
 
 AHEAD: Final = 64 * 1024
 """Bytes that are encoded before the transport has taken those before them."""
@@ -39,6 +51,9 @@ _REFILL = 16 * 1024
 
 _COPY_BELOW = 4 * 1024
 """Payloads up to here are copied behind their header: cheaper than a buffer of their own."""
+
+_MAX_RUN = 1024
+"""Messages that are masked in one step, so that keys are not drawn for all that wait."""
 
 
 class _Boundary(enum.IntEnum):
@@ -57,6 +72,14 @@ class _Boundary(enum.IntEnum):
 class _Piece(NamedTuple):
     buffer: Buffer
     boundary: _Boundary
+    inner: Sequence[int] = ()
+    """Where the frames before the last one end; each ends a data item."""
+
+    def first_frame(self) -> _Piece:
+        """What is left of the frame that the piece begins with."""
+        if not self.inner:
+            return self
+        return _Piece(memoryview(self.buffer)[: self.inner[0]], _Boundary.DATA)
 
 
 class _Data(NamedTuple):
@@ -223,7 +246,7 @@ class Outbox:
         self.control_size = 0
         rest = self._frame_left if self._handed_out or self._drop_encoded() else 0
         self._drop_data(rest)
-        ends = sum(piece.boundary is _Boundary.DATA for piece in self._encoded)
+        ends = sum(len(piece.inner) + (piece.boundary is _Boundary.DATA) for piece in self._encoded)
         ends += sum(not data.cut for data in self._data)
         self._pending_size = FRAME_COST * ends + rest
 
@@ -232,7 +255,7 @@ class Outbox:
         begun: list[_Piece] = []
         in_frame = self._mid_frame
         while in_frame and len(begun) < len(self._encoded):
-            begun.append(self._encoded[len(begun)])
+            begun.append(self._encoded[len(begun)].first_frame())
             in_frame = begun[-1].boundary is _Boundary.NONE
         others = self._encoded[len(begun) :]
         if others and others[-1].boundary is _Boundary.CLOSE:
@@ -288,23 +311,34 @@ class Outbox:
         encoded = self._encoded
         done = 0
         while count:
-            buffer, boundary = encoded[done]
+            buffer, boundary, inner = encoded[done]
             size = len(buffer)
             if count < size:
-                encoded[done] = _Piece(memoryview(buffer)[count:], boundary)
-                self._mid_frame = True
+                encoded[done] = self._written_in_part(encoded[done], count)
                 break
             count -= size
             done += 1
             self._mid_frame = boundary is _Boundary.NONE
             if boundary is _Boundary.DATA:
-                self._written_data += 1
-                self._pending_size -= FRAME_COST
+                self._data_written(len(inner) + 1)
             elif boundary is _Boundary.CONTROL:
                 self._written_control += 1
             elif boundary is _Boundary.CLOSE:
                 self._close_written = True
         del encoded[:done]
+
+    def _written_in_part(self, piece: _Piece, count: int) -> _Piece:
+        """What is left of *piece*."""
+        buffer, boundary, inner = piece
+        done = bisect_right(inner, count)
+        self._data_written(done)
+        self._mid_frame = done == 0 or inner[done - 1] < count
+        left = [end - count for end in inner[done:]]
+        return _Piece(memoryview(buffer)[count:], boundary, left)
+
+    def _data_written(self, count: int) -> None:
+        self._written_data += count
+        self._pending_size -= FRAME_COST * count
 
     def _encode_next(self) -> bool:
         """The next frame, or the next piece of a large one; False if there is none."""
@@ -341,6 +375,9 @@ class Outbox:
             self._deflate_next()
             return
         offset = self._offset
+        if len(payload) <= _COPY_BELOW and offset == 0 and self.max_frame_size is None:
+            self._encode_small_messages()
+            return
         left = len(payload) - offset
         length = left if self.max_frame_size is None else min(left, self.max_frame_size)
         fin_bit = FIN if fin and length == left else 0
@@ -356,6 +393,20 @@ class Outbox:
             self._frame_offset = 0
             self._frame_left = length
             self._append(pack_header(first_byte, length, self._frame_key), _Boundary.NONE)
+
+    def _encode_small_messages(self) -> None:
+        """The next message and those like it, in one buffer: 3.5 times as fast as one by one."""
+        data = self._data
+        room = AHEAD - _REFILL - self._encoded_size
+        keys = self._keys.take(min(len(data), _MAX_RUN)) if self._keys else None
+        frames, ends, payload_size = pack_messages(data, _COPY_BELOW, room, keys)
+        for _ in ends:
+            data.popleft()
+        self._data = data or _EMPTY
+        self._pending_size -= payload_size
+        ends.pop()
+        self._encoded.append(_Piece(frames, _Boundary.DATA, ends))
+        self._encoded_size += len(frames)
 
     def _encode_payload(self) -> None:
         """The next piece of a frame too large to be copied; without a mask, all of it."""
@@ -407,10 +458,7 @@ class Outbox:
             opcode = Opcode.CONTINUATION
 
     def _frame(self, first_byte: int, payload: Buffer) -> bytes:
-        if self._keys is None:
-            return pack_header(first_byte, len(payload), None) + payload
-        key = self._keys()
-        return pack_header(first_byte, len(payload), key) + apply_mask(payload, key)
+        return pack_frame(first_byte, payload, self._keys() if self._keys else None)
 
     def _append(self, buffer: Buffer, boundary: _Boundary) -> None:
         self._encoded.append(_Piece(buffer, boundary))

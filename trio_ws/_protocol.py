@@ -38,6 +38,7 @@ from ._deflate import InflateError, Inflater
 from ._frames import (
     CONTROL_BIT,
     FIN,
+    FRAME_COST,
     MAX_CONTROL_PAYLOAD,
     NO_REASON,
     OPCODE_BITS,
@@ -49,14 +50,12 @@ from ._frames import (
     FrameHeader,
     Opcode,
     apply_mask,
+    decode_messages,
     is_valid_close_code,
     parse_header,
     truncate_reason,
     validate_utf8,
 )
-
-FRAME_COST: Final = 64
-"""What a frame or a message counts beside its payload, so that empty ones are not free."""
 
 _INFLATE_COST: Final = 4
 """What a byte counts that is inflated, beside those that come of it: it may take much work to find
@@ -404,6 +403,15 @@ class Protocol:
                 if not self._compressed:
                     limit -= len(chunk)
                 continue
+            if self._opcode is None:
+                # In C that takes 0.03 us a message; the rest of this loop takes 2 us.
+                messages, position, limit = decode_messages(
+                    view, position, end, self._peer_masks, self.max_message_size, limit
+                )
+                if not self._discarding:
+                    events += messages
+                if position == end or limit <= 0:
+                    continue
             header = parse_header(view, position, end)
             if header is None:
                 break
@@ -425,12 +433,6 @@ class Protocol:
             compressed = bool(header.first_byte & RSV1) if opcode else self._compressed
             self._check_data_frame(opcode, header.length, compressed)
             limit -= FRAME_COST
-            if opcode and header.first_byte & FIN and stop <= end and not compressed:
-                if not self._discarding:
-                    events.append(_whole_message(opcode, _unmask(view[start:stop], key)))
-                limit -= header.length
-                position = stop
-                continue
             position = start
             self._begin_frame(opcode, header, key, events)
         return position, False
@@ -563,10 +565,6 @@ class Protocol:
 
 def _unmask(payload: memoryview, key: bytes | None) -> bytes:
     return bytes(payload) if key is None else apply_mask(payload, key)
-
-
-def _whole_message(opcode: Opcode, payload: bytes) -> str | bytes:
-    return payload if opcode is _BINARY else payload.decode()
 
 
 def _cut_text(text: bytearray, max_bytes: int, size: int) -> int:

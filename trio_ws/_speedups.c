@@ -333,7 +333,7 @@ static int
 is_simple(PyObject *message, Py_ssize_t max_payload)
 {
     PyObject *payload = PyTuple_GetItem(message, PAYLOAD);
-    return PyTuple_GetItem(message, OPCODE) != Py_None && PyBytes_CheckExact(payload) &&
+    return PyTuple_GetItem(message, OPCODE) != Py_None && PyBytes_Check(payload) &&
            PyBytes_Size(payload) <= max_payload &&
            PyTuple_GetItem(message, COMPRESS) == Py_False &&
            PyTuple_GetItem(message, CUT) == Py_False;
