@@ -1,6 +1,7 @@
 """Tasks that send, receive, ping and are cancelled at random: nothing is lost, torn or doubled.
 
-The seed chooses what the tasks do; in which order Trio runs them is chance on top of that.
+The seed chooses what the tasks do; in which order Trio runs them is chance on top of that. There is
+more traffic here than in the programs of ``test_stream_model.py``, which are many and short.
 """
 
 from __future__ import annotations
@@ -111,7 +112,7 @@ class Traffic:
             await self.perhaps_cancelled(ws.pong)
 
 
-@pytest.mark.parametrize("seed", range(6))
+@pytest.mark.parametrize("seed", range(2))
 @pytest.mark.parametrize("in_parts", [False, True], ids=["whole", "in parts"])
 @pytest.mark.parametrize("kind", ["memory", "lockstep", "split", "socket"])
 async def test_every_message_that_was_committed_is_received_once_whole_and_in_order(
