@@ -8,7 +8,7 @@ import math
 import signal
 import socket
 import ssl
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import closing, suppress
 from functools import partial, wraps
 from pathlib import Path
@@ -580,7 +580,7 @@ async def start(
     port: int | None = None,
     *,
     host: str | None = None,
-    listeners: list[trio.SocketListener] | None = None,
+    listeners: Sequence[trio.abc.Listener[trio.abc.Stream]] | None = None,
     ssl_context: ssl.SSLContext | None = None,
 ) -> trio_ws.WebSocketServer:
     server: trio_ws.WebSocketServer = await nursery.start(
@@ -668,10 +668,65 @@ async def test_the_port_below_tls(
 ) -> None:
     server = await start(nursery, 0, host="127.0.0.1", ssl_context=server_ssl_context)
     (listener,) = server.listeners
-    assert isinstance(listener, trio.SSLListener)
-    below = listener.transport_listener
-    assert isinstance(below, trio.SocketListener)
-    assert server.port == below.socket.getsockname()[1]
+    assert isinstance(listener, trio.SocketListener)
+    assert server.port == listener.socket.getsockname()[1]
+
+
+async def test_the_port_of_a_listener_that_speaks_tls_itself(
+    nursery: trio.Nursery, server_ssl_context: ssl.SSLContext
+) -> None:
+    (below,) = await trio.open_tcp_listeners(0, host="127.0.0.1")
+    server = await start(nursery, listeners=[trio.SSLListener(below, server_ssl_context)])
+    port = below.socket.getsockname()[1]
+    assert server.port == port
+    assert repr(server) == f"<WebSocketServer on 127.0.0.1 port {port}: 0 connections>"
+
+
+@pytest.mark.parametrize(
+    ("ssl_context", "error", "message"),
+    [
+        (True, TypeError, "must be an ssl.SSLContext, not True: make it by .*CLIENT_AUTH"),
+        (ssl.create_default_context(), ValueError, "not be used by a server: .*CLIENT_AUTH"),
+    ],
+)
+async def test_a_context_that_is_not_for_servers_is_refused_before_a_client_comes(
+    ssl_context: ssl.SSLContext, error: type[Exception], message: str
+) -> None:
+    listener = MemoryListener()
+    with pytest.raises(error, match=message):
+        await trio_ws.serve_websocket(echo, listeners=[listener], ssl_context=ssl_context)
+    assert listener.closed
+
+
+class ChangingContext(ssl.SSLContext):
+    """Good for one use."""
+
+    uses = 0
+
+    def wrap_bio(
+        self,
+        incoming: ssl.MemoryBIO,
+        outgoing: ssl.MemoryBIO,
+        server_side: bool = False,
+        server_hostname: str | bytes | None = None,
+        session: ssl.SSLSession | None = None,
+    ) -> ssl.SSLObject:
+        self.uses += 1
+        if self.uses > 1:
+            raise RuntimeError("this context has changed")
+        return super().wrap_bio(incoming, outgoing, server_side, server_hostname, session)
+
+
+async def test_tls_that_can_not_begin_is_one_clients_failure(
+    nursery: trio.Nursery, log: Log
+) -> None:
+    context = ChangingContext(ssl.PROTOCOL_TLS_SERVER)
+    server = await start(nursery, 0, host="127.0.0.1", ssl_context=context)
+    for _ in range(2):
+        async with await trio.open_tcp_stream("127.0.0.1", server.port) as client:
+            assert await client.receive_some() == b""
+    messages = log(logging.ERROR)
+    assert [message.partition(": ")[2] for message in messages] == ["the connection failed"] * 2
 
 
 async def test_the_port_is_known_after_the_end(nursery: trio.Nursery) -> None:

@@ -20,25 +20,42 @@ async def listen(
     port: int | None,
     host: str | None,
     listeners: Listeners | None,
-    ssl_context: ssl.SSLContext | None,
 ) -> Listeners:
     """What :func:`serve_websocket` listens on, by its parameters of the same names.
 
     :raises ValueError: they do not go together.
+    :raises TypeError: the port is not an int.
     :raises OSError: the port can not be listened on.
     """
     if (port is None) == (listeners is None):
         raise ValueError("give either a port or listeners")
     if listeners is None:
         assert port is not None
+        if not isinstance(port, int):
+            raise TypeError(f"port={port!r}: give an int, such as 8000")
         if not 0 <= port <= 0xFFFF:
             raise ValueError(f"port={port}: give 1 to 65535, or 0 to let the system choose")
         listeners = await _listen_by_tcp(port, host)
     elif host is not None:
         raise ValueError("give host together with a port, not with listeners")
+    return tuple(listeners)
+
+
+def check_server_context(ssl_context: ssl.SSLContext | None) -> None:
+    """Find out now whether TLS can be spoken with it, and not when the first client comes.
+
+    :raises TypeError: it is something else.
+    :raises ValueError: it is for clients alone.
+    """
     if ssl_context is None:
-        return tuple(listeners)
-    return tuple([trio.SSLListener(each, ssl_context, https_compatible=True) for each in listeners])
+        return
+    fix = "make it by ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)"
+    if not isinstance(ssl_context, ssl.SSLContext):
+        raise TypeError(f"ssl_context must be an ssl.SSLContext, not {ssl_context!r}: {fix}")
+    try:
+        ssl_context.wrap_bio(ssl.MemoryBIO(), ssl.MemoryBIO(), server_side=True)
+    except (ssl.SSLError, ValueError) as error:
+        raise ValueError(f"ssl_context can not be used by a server: {fix}") from error
 
 
 async def _listen_by_tcp(port: int, host: str | None) -> list[trio.SocketListener]:

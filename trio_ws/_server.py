@@ -17,7 +17,14 @@ from ._errors import ConnectionClosed
 from ._frames import pack_close
 from ._handshake import HandshakeError
 from ._http import HeadersInput, Request
-from ._listening import Listeners, listen, name_listener, name_peer, port_of
+from ._listening import (
+    Listeners,
+    check_server_context,
+    listen,
+    name_listener,
+    name_peer,
+    port_of,
+)
 from ._opening import StreamOwner, call_unprotected, check_async, closing_on_failure, unwrap
 from ._options import StreamKeywords
 from ._stream import WebSocketStream
@@ -136,14 +143,17 @@ async def serve_websocket(
         IPv6.
     :param listeners: what to listen on instead of *port*, such as Unix sockets. They belong to this
         call from the start.
-    :param ssl_context: speak TLS, on top of *listeners* too. Default: do not.
+    :param ssl_context: speak TLS, on top of *listeners* too. It is one for servers, as
+        ``ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)`` makes it, with a certificate loaded.
+        Default: do not.
     :param subprotocols: as for :func:`wrap_server_stream`; so *origins*, *headers* and
         *process_request*.
     :param task_status: for ``nursery.start``, which returns the :class:`WebSocketServer` when it
         listens.
     :param options: see :class:`StreamOptions`.
     :raises ValueError: a parameter is not legal.
-    :raises TypeError: *handler* or *process_request* is a function that is not async.
+    :raises TypeError: a parameter is of a wrong type, or *handler* or *process_request* is a
+        function that is not async.
     :raises OSError: the port can not be listened on.
 
     Cancellation cancels the handlers. Until its handler has ended a stream works, in shields; then
@@ -152,8 +162,9 @@ async def serve_websocket(
     async with closing_on_failure(*(listeners or ())):
         check_async("handler", handler)
         acceptor = Acceptor.check(subprotocols, origins, headers, process_request, options)
-        opened = await listen(port, host, listeners, ssl_context)
-    server = WebSocketServer(handler, acceptor, opened)
+        check_server_context(ssl_context)
+        opened = await listen(port, host, listeners)
+    server = WebSocketServer(handler, acceptor, opened, ssl_context)
     try:
         await server._serve(lambda: task_status.started(server))
         return
@@ -169,10 +180,17 @@ class WebSocketServer:
     Made by :func:`serve_websocket`; the constructor is not public.
     """
 
-    def __init__(self, handler: Handler, acceptor: Acceptor, listeners: Listeners) -> None:
+    def __init__(
+        self,
+        handler: Handler,
+        acceptor: Acceptor,
+        listeners: Listeners,
+        ssl_context: ssl.SSLContext | None,
+    ) -> None:
         self._handler = handler
         self._acceptor = acceptor
         self._listeners = tuple(listeners)
+        self._ssl_context = ssl_context
         self._ports = {port for port in map(port_of, listeners) if port is not None}
         self._addresses = ", ".join(map(name_listener, listeners))
         self._connections: set[WebSocketStream] = set()
@@ -189,7 +207,7 @@ class WebSocketServer:
 
     @property
     def listeners(self) -> tuple[trio.abc.Listener[trio.abc.Stream], ...]:
-        """What the server listens on: the addresses are those of their sockets."""
+        """What the server listens on, below TLS: the addresses are those of their sockets."""
         return self._listeners
 
     @property
@@ -293,7 +311,7 @@ class WebSocketServer:
         peer = name_peer(stream)
         try:
             async with closing_on_failure(stream):
-                ws = await self._open(stream)
+                ws = await self._open(self._start_tls(stream))
             logger.debug("%s: opened", peer)
             await self._handle(ws, peer)
             logger.debug("%s: closed: %s", peer, ws.close_reason)
@@ -303,6 +321,12 @@ class WebSocketServer:
             logger.log(level, "%s: no WebSocket was opened: %s", peer, error)
         except Exception:
             logger.exception("%s: the connection failed", peer)
+
+    def _start_tls(self, stream: trio.abc.Stream) -> trio.abc.Stream:
+        """Not the business of a listener: what fails here is one client's, who is closed."""
+        if self._ssl_context is None:
+            return stream
+        return trio.SSLStream(stream, self._ssl_context, server_side=True, https_compatible=True)
 
     async def _open(self, stream: trio.abc.Stream) -> WebSocketStream:
         waiting = trio.CancelScope()
