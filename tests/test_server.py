@@ -1159,6 +1159,60 @@ async def test_something_else_that_is_closed_is_an_error(nursery: trio.Nursery, 
     assert log(logging.ERROR) == ["a client: the handler raised"]
 
 
+async def use_a_closed_channel() -> None:
+    channel, _ = trio.open_memory_channel[str](1)
+    channel.close()
+    await channel.send("hello")
+
+
+async def use_a_closed_channel_in_a_nursery() -> None:
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(use_a_closed_channel)
+
+
+async def use_another_stream_that_is_closed() -> None:
+    async with trio.open_nursery() as nursery:
+        ours, theirs = await trio_ws.testing.websocket_pair(nursery)
+        nursery.start_soon(theirs.aclose)
+        await ours.aclose()
+    await ours.receive()
+
+
+@pytest.mark.parametrize(
+    "fail",
+    [use_a_closed_channel, use_a_closed_channel_in_a_nursery, use_another_stream_that_is_closed],
+)
+async def test_something_else_that_is_closed_is_an_error_after_the_end_of_the_stream_too(
+    nursery: trio.Nursery, log: Log, fail: Callable[[], Awaitable[None]]
+) -> None:
+    async def handler(ws: trio_ws.WebSocketStream) -> None:
+        await ws.wait_closed()
+        await fail()
+
+    running = await run_server(nursery, handler)
+    peer = await running.listener.open()
+    await peer.send(close_frame(1000))
+    assert await peer.receive_all() == [close_frame(1000)]
+    await running.server.shutdown()
+    assert log(logging.ERROR) == ["a client: the handler raised"]
+
+
+async def test_that_another_task_has_closed_the_stream_is_no_error(
+    nursery: trio.Nursery, log: Log
+) -> None:
+    async def handler(ws: trio_ws.WebSocketStream) -> None:
+        async with trio.open_nursery() as both:
+            both.start_soon(ws.aclose)
+            await ws.receive()
+
+    running = await run_server(nursery, handler)
+    peer = await running.listener.open()
+    assert await peer.receive() == close_frame(1000)
+    await peer.stream.aclose()
+    await running.server.shutdown()
+    assert nothing_above_debug(log)
+
+
 async def receive_twice(ws: trio_ws.WebSocketStream) -> None:
     async with trio.open_nursery() as nursery:
         nursery.start_soon(ws.receive)

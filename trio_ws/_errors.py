@@ -58,3 +58,13 @@ class ConnectionClosedError(ConnectionClosed, trio.BrokenResourceError):
 
 class HandshakeTimeout(HandshakeError, trio.TooSlowError):
     """The opening handshake took longer than ``Timeouts.handshake``."""
+
+
+class StreamClosed(trio.ClosedResourceError):
+    """This side has closed the stream: to everybody a ``trio.ClosedResourceError``, and a server
+    can tell that of the handler's own stream from others.
+    """
+
+    def __init__(self, stream: trio.abc.Channel[str | bytes]) -> None:
+        super().__init__("this side has closed the stream")
+        self.stream = stream

@@ -13,7 +13,7 @@ import trio
 from trio.lowlevel import enable_ki_protection
 
 from ._accepting import Acceptor, ProcessRequest
-from ._errors import ConnectionClosed
+from ._errors import ConnectionClosed, StreamClosed
 from ._frames import pack_close
 from ._handshake import HandshakeError
 from ._http import HeadersInput, Request
@@ -131,9 +131,10 @@ async def serve_websocket(
         server = await nursery.start(trio_ws.serve_websocket, echo, 8000)
 
     Handlers are isolated from each other. What one raises is logged at once, to the logger
-    ``trio_ws``, and closes its connection with 1011. The :class:`ConnectionClosed` of its own
-    stream, bare or in groups with nothing else, is no error but the usual end. Cancelled,
-    KeyboardInterrupt and SystemExit pass.
+    ``trio_ws``, and closes its connection with 1011. The end of its own stream, bare or in groups
+    with nothing else, is no error but the usual end: its :class:`ConnectionClosed`, or its
+    ``trio.ClosedResourceError`` after another task has closed it. Cancelled, KeyboardInterrupt and
+    SystemExit pass.
 
     :param handler: an async function, or another callable that returns an awaitable. It is given
         the :class:`WebSocketStream`.
@@ -382,10 +383,8 @@ def _is_own_end(error: BaseException, ws: WebSocketStream) -> bool:
     """Whether a handler ended because its stream did: that, and nothing else, went wrong."""
     if isinstance(error, BaseExceptionGroup):
         return all(_is_own_end(part, ws) for part in error.exceptions)
-    if isinstance(error, trio.ClosedResourceError):
-        # Another task of the application has closed the stream under the handler.
-        return not ws.is_open
-    return isinstance(error, ConnectionClosed) and error.stream is ws
+    # StreamClosed: another task of the application has closed the stream under the handler.
+    return isinstance(error, ConnectionClosed | StreamClosed) and error.stream is ws
 
 
 def _log_failure(error: BaseException, peer: str) -> None:

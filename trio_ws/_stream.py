@@ -31,7 +31,7 @@ from trio.lowlevel import enable_ki_protection
 
 from ._deadlines import Deadlines, Due
 from ._deflate import Codec, DeflateParameters, Deflater, SharedDeflate, client_codec, server_codec
-from ._errors import ConnectionClosed, ConnectionClosedError, ConnectionClosedOK
+from ._errors import ConnectionClosed, ConnectionClosedError, ConnectionClosedOK, StreamClosed
 from ._frames import (
     NO_REASON,
     Buffer,
@@ -717,7 +717,7 @@ class WebSocketStream(trio.abc.Channel[str | bytes]):
 
     def _check_released(self) -> None:
         if self._released:
-            raise trio.ClosedResourceError("this side has closed the stream")
+            raise StreamClosed(self)
 
     def _closed_error(self, *, sending: bool) -> ConnectionClosed:
         reason = self._protocol.close_reason
@@ -747,7 +747,7 @@ class WebSocketStream(trio.abc.Channel[str | bytes]):
 
     def _end_error(self, *, sending: bool) -> Exception:
         if self._released:
-            return trio.ClosedResourceError("this side has closed the stream")
+            return StreamClosed(self)
         return self._closed_error(sending=sending)
 
     async def _checkpoint(self, size: int) -> None:
