@@ -1201,9 +1201,8 @@ async def test_that_another_task_has_closed_the_stream_is_no_error(
     nursery: trio.Nursery, log: Log
 ) -> None:
     async def handler(ws: trio_ws.WebSocketStream) -> None:
-        async with trio.open_nursery() as both:
-            both.start_soon(ws.aclose)
-            await ws.receive()
+        nursery.start_soon(ws.aclose)
+        await ws.receive()
 
     running = await run_server(nursery, handler)
     peer = await running.listener.open()
