@@ -697,7 +697,7 @@ async def _check_end(side: Side) -> None:
             assert side.peer.torn, "the Close is lost"
 
 
-async def _keep_nursery(
+async def _keep_nursery(  # noqa: ASYNC114 (it holds a nursery open, and is only started)
     side: Side, task_status: trio.TaskStatus[trio.Nursery] = trio.TASK_STATUS_IGNORED
 ) -> None:
     with side.scope:
