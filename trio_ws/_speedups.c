@@ -419,8 +419,10 @@ pack_messages(PyObject *Py_UNUSED(module), PyObject *const *arguments, Py_ssize_
     if (messages != NULL && ends != NULL &&
         append_frames(&frames, ends, &payload_size, messages, max_payload, limit,
                       (const byte *)keys, keys_size / KEY_SIZE)) {
-        result = Py_BuildValue("(y#On)", frames.size == 0 ? "" : (const char *)frames.bytes,
-                               (Py_ssize_t)frames.size, ends, payload_size);
+        /* Not "y#": built with the headers of 3.13, it fails on 3.11 in spite of the stable ABI. */
+        PyObject *bytes = PyBytes_FromStringAndSize((const char *)frames.bytes,
+                                                    (Py_ssize_t)frames.size);
+        result = Py_BuildValue("(NOn)", bytes, ends, payload_size);
     }
     PyMem_Free(frames.bytes);
     Py_XDECREF(ends);
