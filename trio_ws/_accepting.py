@@ -14,7 +14,7 @@ import trio
 from ._handshake import HandshakeError, ServerHandshake
 from ._http import HeadersInput, Request, Response
 from ._opening import GONE, call_unprotected, check_async, handshake_deadline, receive_some
-from ._options import StreamKeywords, StreamOptions
+from ._options import StreamKeywords, StreamOptions, make_options
 from ._protocol import Role
 from ._stream import WebSocketStream
 from ._transport import make_transport
@@ -51,7 +51,7 @@ class Acceptor:
             check_async("process_request", process_request)
         # A Response has its headers in a tuple: what was given may be an iterator.
         pairs = Response(101, headers).headers
-        acceptor = cls(subprotocols, origins, pairs, process_request, StreamOptions(**options))
+        acceptor = cls(subprotocols, origins, pairs, process_request, make_options(options))
         acceptor.make_handshake()
         return acceptor
 

@@ -23,7 +23,7 @@ from ._opening import (
     receive_some,
     unwrap,
 )
-from ._options import StreamKeywords, StreamOptions
+from ._options import StreamKeywords, StreamOptions, make_options
 from ._protocol import Role
 from ._stream import WebSocketStream
 from ._url import WebSocketURL, parse_url
@@ -60,10 +60,13 @@ class open_websocket:
         ``trio.abc.Stream``: by way of a proxy, a Unix socket, a fake. TLS goes on top of it.
         Default: ``trio.open_tcp_stream``.
     :param options: see :class:`StreamOptions`.
+    :raises ValueError: an option is not legal.
+    :raises TypeError: an option is of a wrong type, or there is no such option.
 
     Entering raises:
 
-    :raises ValueError: the URL or an option is not legal; nothing has been sent.
+    :raises ValueError: the URL or another parameter is not legal; nothing has been sent.
+    :raises TypeError: a parameter is of a wrong type.
     :raises OSError: the name could not be resolved, no address could be reached, or TLS failed: a
         certificate that does not verify is ``ssl.SSLCertVerificationError``.
     :raises HandshakeError: the server refused, and ``response`` says how; or it broke a rule of the
@@ -91,8 +94,9 @@ class open_websocket:
         connect: Connect | None = None,
         **options: Unpack[StreamKeywords],
     ) -> None:
+        checked = make_options(options)
         self._open = partial(
-            _open, url, subprotocols, headers, origin, ssl_context, connect, options
+            _open, url, subprotocols, headers, origin, ssl_context, connect, checked
         )
 
     @enable_ki_protection
@@ -132,7 +136,8 @@ async def connect_websocket(
 
     Cancellation closes the socket; nothing leaks.
     """
-    ws = await _open(url, subprotocols, headers, origin, ssl_context, connect, options)
+    checked = make_options(options)
+    ws = await _open(url, subprotocols, headers, origin, ssl_context, connect, checked)
     async with closing_on_failure(ws.transport_stream):
         ws._start(nursery, shield=False)
     return ws
@@ -167,7 +172,7 @@ async def wrap_client_stream(
     Cancellation closes the stream.
     """
     async with closing_on_failure(stream):
-        checked = StreamOptions(**options)
+        checked = make_options(options)
         handshake = ClientHandshake(
             host,
             target,
@@ -190,10 +195,9 @@ async def _open(
     origin: str | None,
     ssl_context: ssl.SSLContext | None,
     connect: Connect | None,
-    options: StreamKeywords,
+    options: StreamOptions,
 ) -> WebSocketStream:
     parsed = parse_url(url)
-    checked = StreamOptions(**options)
     handshake = ClientHandshake(
         parsed.host_header,
         parsed.target,
@@ -201,18 +205,18 @@ async def _open(
         headers=headers,
         origin=origin,
         authorization=parsed.authorization,
-        compression=checked.compression,
-        max_size=checked.max_handshake_size,
+        compression=options.compression,
+        max_size=options.max_handshake_size,
     )
     if parsed.secure and ssl_context is None:
         ssl_context = ssl.create_default_context()
-    with handshake_deadline(handshake, checked):
+    with handshake_deadline(handshake, options):
         stream = await _connect(parsed, connect)
         async with closing_on_failure(stream):
             if parsed.secure:
                 assert ssl_context is not None
                 stream = await _start_tls(stream, ssl_context, parsed.host)
-            return await _shake_hands(stream, handshake, checked)
+            return await _shake_hands(stream, handshake, options)
 
 
 async def _connect(url: WebSocketURL, connect: Connect | None) -> trio.abc.Stream:

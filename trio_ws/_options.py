@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
+import inspect
 import math
-from collections.abc import Callable
+import operator
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from difflib import get_close_matches
 from typing import Final, Literal, TypeAlias, TypedDict
 
 from ._frames import Opcode
@@ -38,6 +41,7 @@ class Timeouts:
         that has nothing to say stays connected; and, while a full inbox keeps this side from
         listening, a pong as often, so that the peer does not take it for gone. Default True.
     :raises ValueError: if a number is not positive.
+    :raises TypeError: if it is no number.
     """
 
     handshake: float | None = 30.0
@@ -47,7 +51,11 @@ class Timeouts:
     def __post_init__(self) -> None:
         for name in ("handshake", "idle"):
             seconds = getattr(self, name)
-            if seconds is not None and not seconds > 0:
+            if seconds is None:
+                continue
+            if not isinstance(seconds, int | float):
+                raise TypeError(f"{name}={seconds!r}: give a number of seconds, or None")
+            if not seconds > 0:
                 raise ValueError(f"{name}={seconds!r}: give seconds above 0, or None for no limit")
 
     @classmethod
@@ -108,6 +116,7 @@ class PermessageDeflate:
         a message that is sent in parts. Default 64, below which the headers of a packet weigh more
         than what could be saved.
     :raises ValueError: if a number is out of range.
+    :raises TypeError: if it is not an int.
 
     The window of 8 bits that RFC 7692 knows can not be asked for, because zlib can not compress
     with it; Beast refuses it too. From a peer it is understood.
@@ -124,8 +133,10 @@ class PermessageDeflate:
     def __post_init__(self) -> None:
         for name in ("server_max_window_bits", "client_max_window_bits"):
             bits = getattr(self, name)
-            if bits is not None and not MIN_WINDOW_BITS <= bits <= MAX_WINDOW_BITS:
+            if bits is not None and not MIN_WINDOW_BITS <= _whole(name, bits) <= MAX_WINDOW_BITS:
                 raise ValueError(f"{name}={bits!r}: give 9 to 15, or None")
+        for name in ("level", "mem_level", "min_size"):
+            _whole(name, getattr(self, name))
         if not 0 <= self.level <= 9:
             raise ValueError(f"level={self.level!r}: give 0 to 9")
         if not 1 <= self.mem_level <= 9:
@@ -173,7 +184,8 @@ class StreamOptions:
         in the reader, so it must be quick, and Ctrl-C does not interrupt it; if it raises, the
         connection fails with 1011. Default None.
     :raises ValueError: if a size is out of range.
-    :raises TypeError: if ``timeouts`` is something else, such as a number.
+    :raises TypeError: if an option is of a wrong type: a size that is not an int, ``timeouts`` that
+        is a number, an async ``control_callback``.
     """
 
     compression: PermessageDeflate | None = None
@@ -188,15 +200,59 @@ class StreamOptions:
     def __post_init__(self) -> None:
         if not isinstance(self.timeouts, Timeouts):
             raise TypeError("timeouts must be a Timeouts, e.g. Timeouts(handshake=3.0)")
+        if self.compression is not None and not isinstance(self.compression, PermessageDeflate):
+            raise TypeError("compression must be a PermessageDeflate, or None: PermessageDeflate()")
         for name in ("max_message_size", "max_frame_size"):
             size = getattr(self, name)
-            if size is not None and size < 1:
+            if size is not None and _whole(name, size) < 1:
                 raise ValueError(f"{name}={size!r}: give a positive number of bytes, or None")
         for name in ("max_handshake_size", "max_inbox_size", "max_outbox_size"):
             size = getattr(self, name)
-            if size < 1:
+            if _whole(name, size) < 1:
                 raise ValueError(f"{name}={size!r}: give a positive number of bytes")
+        if self.control_callback is not None:
+            _check_synchronous("control_callback", self.control_callback)
 
     def replace(self, changes: StreamKeywords) -> StreamOptions:
         """These options with *changes*, checked again."""
+        _check_names(changes)
         return dataclasses.replace(self, **changes)
+
+
+def make_options(keywords: StreamKeywords) -> StreamOptions:
+    """The options that were given as keywords of an entry point.
+
+    :raises ValueError: as :class:`StreamOptions` has it.
+    :raises TypeError: so, too; or there is no such option.
+    """
+    _check_names(keywords)
+    return StreamOptions(**keywords)
+
+
+def _check_names(keywords: Iterable[str]) -> None:
+    known = sorted(StreamKeywords.__optional_keys__)
+    for name in keywords:
+        if name == "timeout":
+            raise TypeError("there is no option timeout: say timeouts=Timeouts(...)")
+        if name not in known:
+            near = get_close_matches(name, known, 1)
+            hint = f"is {near[0]} meant?" if near else f"there are {', '.join(known)}"
+            raise TypeError(f"there is no option {name}: {hint}")
+
+
+def _whole(name: str, number: int) -> int:
+    try:
+        return operator.index(number)
+    except TypeError:
+        raise TypeError(f"{name}={number!r}: give a whole number, as an int") from None
+
+
+def _check_synchronous(name: str, function: Callable[..., object]) -> None:
+    if not callable(function):
+        raise TypeError(f"{name} must be a function, not {function!r}")
+    for called in (function, type(function).__call__):
+        if inspect.iscoroutinefunction(called) or inspect.isasyncgenfunction(called):
+            raise TypeError(
+                f"{name} must not be async, it is called in the middle of things: "
+                "let it put what it is given into a memory channel, by send_nowait"
+            )
