@@ -135,9 +135,9 @@ class Script:
 
 @dataclass(frozen=True)
 class Program:
-    """Everything that makes an example.
+    """Everything that makes an example, but for the kind of the transports.
 
-    :ivar kind: of the transports, see :data:`sweeping.KINDS`.
+    :ivar max_bytes: that a transport which passes few at a time passes.
     :ivar ticks_before: ticks that pass first. It changes nothing but the order in which Trio runs
         tasks, which is chance; within hypothesis, of a known seed.
     :ivar ending: who closes in the end, if nobody has before, and how.
@@ -145,7 +145,6 @@ class Program:
 
     client: Script = Script()
     server: Script = Script()
-    kind: str = "lockstep"
     max_bytes: int = 500
     budget: int = 1
     max_inbox_size: int = 1
@@ -558,10 +557,11 @@ class Run:
     :ivar cancelled: how many of them were cancelled.
     """
 
-    def __init__(self, program: Program, contexts: Contexts) -> None:
+    def __init__(self, program: Program, kind: str, contexts: Contexts) -> None:
         self.calls = 0
         self.cancelled = 0
         self._program = program
+        self._kind = kind
         self._contexts = contexts
         clock = Clock()
         self._client, self._server = self._sides = Side("client", clock), Side("server", clock)
@@ -592,7 +592,7 @@ class Run:
 
     async def _open(self, nursery: trio.Nursery) -> None:
         program = self._program
-        streams = await make_streams(program.kind, self._contexts)
+        streams = await make_streams(self._kind, self._contexts)
         nurseries = [await nursery.start(_keep_nursery, side) for side in self._sides]
         options: StreamKeywords = {
             "timeouts": TIMEOUTS,
@@ -713,9 +713,12 @@ async def _cancel_after(ticks: int, scope: trio.CancelScope) -> None:
     scope.cancel()
 
 
-def run(program: Program, contexts: Contexts) -> Run:
-    """Run a program; AssertionError if anything is seen that the model does not allow."""
-    played = Run(program, contexts)
+def run(program: Program, kind: str, contexts: Contexts) -> Run:
+    """Run a program over transports of a kind, see :data:`sweeping.KINDS`.
+
+    :raises AssertionError: something was seen that the model does not allow. It may come in groups.
+    """
+    played = Run(program, kind, contexts)
     clock = trio.testing.MockClock(autojump_threshold=0)
     trio.run(played.main, clock=clock)
     return played
