@@ -9,20 +9,25 @@ from ._frames import MAX_CONTROL_PAYLOAD, Buffer, Opcode, validate_utf8
 Message: TypeAlias = str | bytes
 Data: TypeAlias = str | bytes | bytearray | memoryview
 
+# An attribute of an enum costs as much as a whole check.
+_TEXT, _BINARY = Opcode.TEXT, Opcode.BINARY
+
 
 def encode_message(message: Data, text: bool | None) -> tuple[Opcode, bytes]:
     """Opcode and payload of *message*: see :meth:`WebSocketStream.send` for what is refused."""
-    opcode = message_opcode(message, text)
+    if isinstance(message, str):
+        return _BINARY if text is False else _TEXT, message.encode()
     payload = to_bytes(message)
-    if opcode is Opcode.TEXT and not isinstance(message, str):
-        validate_utf8(b"", payload, True)
-    return opcode, payload
+    if not text:
+        return _BINARY, payload
+    validate_utf8(b"", payload, True)
+    return _TEXT, payload
 
 
 def message_opcode(data: Data, text: bool | None) -> Opcode:
     if text is None:
         text = isinstance(data, str)
-    return Opcode.TEXT if text else Opcode.BINARY
+    return _TEXT if text else _BINARY
 
 
 def to_bytes(data: Data) -> bytes:

@@ -38,19 +38,16 @@ class Receivers:
     :param protocol: it has the part of a message that is still arriving.
     :param on_waiting: called when a task begins to wait.
     :ivar inbox: the messages that have arrived.
+    :ivar waiting: the tasks that wait for them, in turn.
     """
 
-    __slots__ = ("_on_waiting", "_protocol", "_waiting", "inbox")
+    __slots__ = ("_on_waiting", "_protocol", "inbox", "waiting")
 
     def __init__(self, protocol: Protocol, *, on_waiting: Callable[[], None]) -> None:
         self._protocol = protocol
         self._on_waiting = on_waiting
-        self._waiting: OrderedDict[Task, Receiver] = OrderedDict()
+        self.waiting: OrderedDict[Task, Receiver] = OrderedDict()
         self.inbox = Inbox()
-
-    def __len__(self) -> int:
-        """How many tasks wait."""
-        return len(self._waiting)
 
     @property
     def size(self) -> int:
@@ -59,45 +56,45 @@ class Receivers:
 
     def take(self) -> Message | None:
         """The first message; None if there is none, or others wait for it."""
-        if self.inbox and not self._waiting:
+        if self.inbox.size and not self.waiting:
             return self.inbox.take()
         return None
 
     def take_part(self, max_bytes: int | None) -> tuple[Message, bool] | None:
         """A part of the first message, and whether it ends it; None as for :meth:`take`."""
-        return None if self._waiting else self._next_part(max_bytes)
+        return None if self.waiting else self._next_part(max_bytes)
 
     def wait(self, receiver: Receiver) -> Awaitable[None]:
         """Wait for the turn, until :meth:`serve`; raises what :meth:`refuse` gives.
 
         Cancellation takes the receiver out of the queue, and nothing has happened.
         """
-        self._waiting[receiver.task] = receiver
+        self.waiting[receiver.task] = receiver
         self._on_waiting()
         # Not a coroutine around another one: every idle connection would hold both.
-        return receiver.park(self._waiting.pop)
+        return receiver.park(self.waiting.pop)
 
     def serve(self) -> None:
         """Hand over what has arrived."""
-        while self._waiting:
-            receiver = next(iter(self._waiting.values()))
+        while self.waiting:
+            receiver = next(iter(self.waiting.values()))
             if receiver.whole:
-                part = (self.inbox.take(), True) if self.inbox else None
+                part = (self.inbox.take(), True) if self.inbox.size else None
             else:
                 part = self._next_part(receiver.max_bytes)
             if part is None:
                 break
-            del self._waiting[receiver.task]
+            del self.waiting[receiver.task]
             receiver.message, receiver.fin = part
             receiver.wake()
 
     def refuse(self, make_error: Callable[[], Exception]) -> None:
         """Nothing more will come: each who waits gets an error of its own."""
-        while self._waiting:
-            self._waiting.popitem(last=False)[1].refuse(make_error())
+        while self.waiting:
+            self.waiting.popitem(last=False)[1].refuse(make_error())
 
     def _next_part(self, max_bytes: int | None) -> tuple[Message, bool] | None:
-        if self.inbox:
+        if self.inbox.size:
             return self.inbox.take_part(max_bytes)
         part = self._protocol.take_part(max_bytes)
         return None if part is None else (part, False)

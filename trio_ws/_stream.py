@@ -22,6 +22,7 @@ that the connection is over.
 from __future__ import annotations
 
 import logging
+from collections.abc import Awaitable
 from dataclasses import dataclass
 from functools import partial
 from typing import Final, Literal, Unpack, overload
@@ -295,7 +296,7 @@ class WebSocketStream(trio.abc.Channel[str | bytes]):
             inbox_size=self._receivers.size,
             outbox_size=self._outbox.size,
             tasks_waiting_send=len(self._senders),
-            tasks_waiting_receive=len(self._receivers),
+            tasks_waiting_receive=len(self._receivers.waiting),
         )
 
     # Receiving
@@ -533,9 +534,8 @@ class WebSocketStream(trio.abc.Channel[str | bytes]):
         return self._senders.has_turn()
 
     def _check_sending(self) -> None:
-        self._check_released()
-        if self._protocol.state is not State.OPEN:
-            raise self._closed_error(sending=True)
+        if self._released or self._protocol.state is not State.OPEN:
+            raise self._end_error(sending=True)
 
     def _offer(
         self, opcode: Opcode, payload: bytes, frame: bytes, compress: bool | SharedDeflate
@@ -750,12 +750,12 @@ class WebSocketStream(trio.abc.Channel[str | bytes]):
             return StreamClosed(self)
         return self._closed_error(sending=sending)
 
-    async def _checkpoint(self, size: int) -> None:
+    def _checkpoint(self, size: int) -> Awaitable[None]:
         """A cancellation point; and a schedule point if the budget of the run is spent."""
+        # Not a coroutine around another one: there are two of these for each message.
         if self._ticker.spend(size):
-            await trio.lowlevel.checkpoint_if_cancelled()
-        else:
-            await trio.lowlevel.checkpoint()
+            return trio.lowlevel.checkpoint_if_cancelled()
+        return trio.lowlevel.checkpoint()
 
     # The reader
 
@@ -782,16 +782,17 @@ class WebSocketStream(trio.abc.Channel[str | bytes]):
         protocol = self._protocol
         if protocol.stalled:
             await self._let_others_run()
-        if self._room() <= 0:
+        room = self._room()
+        if room <= 0:
             await self._pause()
         elif protocol.stalled:
-            self._handle(protocol.decode(b"", self._room()))
+            self._handle(protocol.decode(b"", room))
         else:
             # Here and not in a coroutine of its own, which every idle connection would hold.
             data: Buffer = b""
             error: Exception | None = None
             try:
-                data = await self._transport.receive(self._receive_limit())
+                data = await self._transport.receive(self._receive_limit(room))
             except Exception as caught:
                 error = caught
             if error is None:
@@ -811,13 +812,13 @@ class WebSocketStream(trio.abc.Channel[str | bytes]):
         self._bytes_received += len(data)
         self._handle(self._protocol.decode(data, self._room()))
 
-    def _receive_limit(self) -> int:
+    def _receive_limit(self, room: int) -> int:
         """As much as one system call can bring; but not much more than there is room for, if nobody
         waits for it.
         """
-        if self._receivers or self._protocol.discarding:
+        if self._receivers.waiting or self._protocol.discarding:
             return RECEIVE_SIZE
-        return min(self._room() + _READ_AHEAD, RECEIVE_SIZE)
+        return min(room + _READ_AHEAD, RECEIVE_SIZE)
 
     async def _let_others_run(self) -> None:
         """After a full step; and before a Close or a violation, so that what came before it can be
@@ -837,7 +838,7 @@ class WebSocketStream(trio.abc.Channel[str | bytes]):
         if self._writer.error is not None:
             # The end of the connection may be near, behind what an idle application lets wait.
             room += RECEIVE_SIZE
-        if not self._receivers:
+        if not self._receivers.waiting:
             # While somebody waits, a message in progress may be larger than the inbox.
             room -= self._receivers.size
         return min(room, _DECODE_STEP)
@@ -922,7 +923,7 @@ class WebSocketStream(trio.abc.Channel[str | bytes]):
     # Writing
 
     def _write_committed(self) -> None:
-        self._writer.committed(gather=bool(self._receivers.inbox))
+        self._writer.committed(gather=self._receivers.inbox.size > 0)
 
     def _admit_senders(self) -> None:
         """Something was written: commit for those who waited for room."""
