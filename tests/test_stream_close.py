@@ -31,7 +31,7 @@ from trio_ws import (
     WebSocketStream,
 )
 from trio_ws._protocol import Role
-from trio_ws.testing import FaultyStream, websocket_pair
+from trio_ws.testing import NO_TIMEOUTS, FaultyStream, websocket_pair
 
 ROLES = pytest.mark.parametrize("role", list(Role), ids=lambda role: role.value)
 KINDS = pytest.mark.parametrize("kind", ["memory", "socket"])
@@ -114,6 +114,26 @@ async def test_what_may_not_be_sent_is_a_value_error_and_nothing_has_changed(
         assert client.is_open
     await client.send("still here")
     assert await server.receive() == "still here"
+    await client.aclose()
+
+
+@pytest.mark.parametrize(
+    ("code", "reason", "message"),
+    [
+        ("bye", "", "code of a Close is an int, not 'bye': a text is its reason="),
+        (1000.0, "", "code of a Close is an int"),
+        (1000, b"bye", "reason of a Close is str, not bytes"),
+        (None, None, "reason of a Close is str, not NoneType"),
+    ],
+)
+async def test_what_is_no_code_and_no_reason_is_a_type_error_and_nothing_has_changed(
+    code: Any, reason: Any, message: str, nursery: trio.Nursery
+) -> None:
+    client, _ = await websocket_pair(nursery)
+    for close in (client.send_close, client.aclose):
+        with pytest.raises(TypeError, match=message):
+            await close(code, reason)
+        assert client.is_open
     await client.aclose()
 
 
@@ -571,7 +591,18 @@ async def test_after_both_closes_a_peer_that_does_not_end_has_one_second(
     await peer.stream.aclose()
 
 
-async def test_without_a_deadline_a_close_may_take_for_ever_and_no_ping_follows_it(
+async def test_without_a_deadline_and_an_idle_time_a_close_may_take_for_ever(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    async with trio.open_nursery() as nursery:
+        ws, peer = await open_with_peer(nursery, Role.CLIENT, timeouts=NO_TIMEOUTS)
+        await ws.send_close()
+        await trio.sleep(10_000)
+        assert await peer.answer_close() == [close_frame(1000)]
+    assert ws.close_reason == CloseReason(1000, "")
+
+
+async def test_without_a_deadline_the_idle_time_ends_a_close_and_no_ping_follows_it(
     autojump_clock: trio.testing.MockClock,
 ) -> None:
     async with trio.open_nursery() as nursery:
@@ -579,9 +610,12 @@ async def test_without_a_deadline_a_close_may_take_for_ever_and_no_ping_follows_
             nursery, Role.CLIENT, timeouts=Timeouts(handshake=None, idle=10)
         )
         await ws.send_close()
-        await trio.sleep(10_000)
-        assert await peer.answer_close() == [close_frame(1000)]
-    assert ws.close_reason == CloseReason(1000, "")
+        await trio.sleep(8)
+        await peer.send(Frame(TEXT, b"a sign of life"))
+        assert await peer.receive_all() == [close_frame(1000)]
+    assert trio.current_time() == pytest.approx(18)
+    assert ws.close_reason == CloseReason(1006, "")
+    await peer.stream.aclose()
 
 
 MISCHIEF: dict[str, list[Frame]] = {

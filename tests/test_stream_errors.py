@@ -424,6 +424,26 @@ async def test_a_flush_does_not_wait_for_what_a_failure_has_dropped(
 
 
 @KINDS
+async def test_a_peer_of_a_failed_connection_that_goes_on_has_five_seconds(
+    kind: str, autojump_clock: trio.testing.MockClock
+) -> None:
+    async with trio.open_nursery() as nursery:
+        ws, peer = await open_with_peer(
+            nursery, Role.SERVER, await make_streams(kind), timeouts=Timeouts()
+        )
+        await peer.send(Frame(0x3, b""))
+        (close,) = await peer.receive_all()
+        assert close.opcode is CLOSE
+        for _ in range(4):
+            await trio.sleep(1)
+            await peer.send(Frame(BINARY, b"more"))
+    assert trio.current_time() == pytest.approx(5)
+    assert ws.close_reason is not None
+    assert ws.close_reason.code == 1002
+    await peer.stream.aclose()
+
+
+@KINDS
 async def test_a_peer_of_a_failed_connection_that_reads_nothing_has_until_the_deadline(
     kind: str, autojump_clock: trio.testing.MockClock
 ) -> None:
@@ -521,6 +541,44 @@ async def test_a_failed_write_while_the_inbox_is_full_ends_the_connection(
         assert closed.code == 1006
         assert closed.__cause__ is stream.error
     await peer.stream.aclose()
+
+
+@ROLES
+async def test_after_a_failed_write_who_sends_is_not_held_up_by_what_nobody_receives(
+    role: Role, nursery: trio.Nursery
+) -> None:
+    """An echo: it waits to send, and so it makes no room in the inbox for the end to be seen."""
+    ours, theirs = await make_streams("memory")
+    stream = DeafStream(ours)
+    ws, peer = await open_with_peer(nursery, role, (stream, theirs), max_inbox_size=100)
+    await peer.send(*[Frame(BINARY, bytes(10_000))] * 100)
+    stream.error = trio.BrokenResourceError("no")
+    with pytest.raises(ConnectionClosedError) as info:
+        while True:
+            await ws.send(await ws.receive())
+    assert info.value.code == 1006
+    assert info.value.__cause__ is stream.error
+    await peer.stream.aclose()
+
+
+@KINDS
+async def test_what_can_not_be_encoded_ends_its_own_connection_only(
+    kind: str, nursery: trio.Nursery
+) -> None:
+    ws, peer = await open_with_peer(nursery, Role.SERVER, await make_streams(kind))
+    other, other_peer = await open_with_peer(nursery, Role.SERVER, await make_streams(kind))
+    ws._outbox.max_frame_size = 0.5  # type: ignore[assignment]  # no option lets it in
+    ws.send_nowait("x")
+    await trio.testing.wait_all_tasks_blocked()
+    assert not ws.is_open
+    await other.send("y")
+    assert other.is_open
+    await peer.stream.aclose()
+    with pytest.raises(ConnectionClosedError) as info:
+        await ws.receive()
+    assert isinstance(info.value.__cause__, TypeError)
+    assert await other_peer.receive() == Frame(TEXT, b"y")
+    await other_peer.stream.aclose()
 
 
 async def test_after_a_failed_write_senders_wait_until_it_is_known_how_it_ended(

@@ -61,7 +61,9 @@ class Deadlines:
         self.received(now)
 
     def begin_close(self, now: float) -> None:
-        """From now on the deadline of the close alone counts, and nothing extends it."""
+        """From now on the deadline of the close alone counts, if there is one, and nothing extends
+        it.
+        """
         if not self._closing:
             self._closing = True
             self.close_at = now + self.timeouts.handshake_seconds
@@ -96,13 +98,19 @@ class Deadlines:
         """When silence calls for a sign of life, or is the end."""
         idle = self.timeouts.idle_seconds
         if self._closing:
-            return math.inf
+            return self._silence_at_closing(idle)
         if not self._paused:
             return self._peer_expected_by(idle)
         if not self._may_signal():
             return math.inf
         since = self._received_at if self._signalled_at is None else self._signalled_at
         return since + idle / 2
+
+    def _silence_at_closing(self, idle: float) -> float:
+        """A close without a deadline ends with the peer's silence at least."""
+        if self._paused or self.close_at < math.inf:
+            return math.inf
+        return self._received_at + idle
 
     def _peer_expected_by(self, idle: float) -> float:
         if self._may_signal():

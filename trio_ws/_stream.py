@@ -45,7 +45,14 @@ from ._frames import (
 from ._http import Request, Response
 from ._options import StreamKeywords, StreamOptions
 from ._outbox import Outbox
-from ._payloads import Data, control_payload, encode_message, message_opcode, to_bytes
+from ._payloads import (
+    Data,
+    close_payload,
+    control_payload,
+    encode_message,
+    message_opcode,
+    to_bytes,
+)
 from ._pings import Pings, fresh_payload
 from ._protocol import (
     RECEIVING,
@@ -214,7 +221,8 @@ class WebSocketStream(trio.abc.Channel[str | bytes]):
 
         Beast's ``is_open``.
         """
-        return self._protocol.state is State.OPEN and not self._released
+        is_open = self._protocol.state is State.OPEN and not self._released
+        return is_open and self._writer.error is None
 
     @property
     def close_reason(self) -> CloseReason | None:
@@ -627,7 +635,7 @@ class WebSocketStream(trio.abc.Channel[str | bytes]):
 
         Cancellation is total: the stream is not closing.
         """
-        payload = pack_close(code, reason)
+        payload = close_payload(code, reason)
         await self._checkpoint(len(payload))
         self._check_released()
         if self._protocol.state is State.OPEN:
@@ -648,7 +656,7 @@ class WebSocketStream(trio.abc.Channel[str | bytes]):
 
         Cancellation is terminal: the transport is closed at once, without a wait.
         """
-        payload = pack_close(code, reason)
+        payload = close_payload(code, reason)
         self._released = True
         self._discard_messages()
         if self._protocol.state is State.OPEN:
@@ -784,7 +792,11 @@ class WebSocketStream(trio.abc.Channel[str | bytes]):
             await self._let_others_run()
         room = self._room()
         if room <= 0:
-            await self._pause()
+            if self._writer.error is None:
+                await self._pause()
+            else:
+                # Whoever could make room may be waiting to send, which nobody will.
+                self._lose(self._writer.error)
         elif protocol.stalled:
             self._handle(protocol.decode(b"", room))
         else:
@@ -855,7 +867,8 @@ class WebSocketStream(trio.abc.Channel[str | bytes]):
         room = self._room()
         # An empty inbox is room enough: what is held then is a message that waits for its rest.
         enough = min(self._options.max_inbox_size // 2, _DECODE_STEP)
-        if room >= max(enough, 1) or (room >= 1 and not self._receivers.inbox):
+        is_enough = room >= max(enough, 1) or (room >= 1 and not self._receivers.inbox)
+        if is_enough or self._writer.error is not None:
             self._paused_reader.wake()
             self._deadlines.resume(trio.current_time())
             self._set_timer()

@@ -30,6 +30,9 @@ _LINGER: Final = 1.0
 """Seconds for the peer to end TCP when all is said: both Closes, or, where there is no half-close,
 why the connection has failed."""
 
+_FAILED_LINGER: Final = 5.0
+"""Seconds for the peer to read why the connection has failed and to end TCP, after a half-close."""
+
 
 class Teardown:
     """The end of one stream's transport.
@@ -100,9 +103,9 @@ class Teardown:
         failed = self._protocol.state is State.FAILED
         if self._transport.can_send_eof and (failed or self._is_closed_server()):
             await self._transport.send_eof()
-        if not (failed and self._transport.can_send_eof):
-            self._deadlines.hasten(trio.current_time() + _LINGER)
-            self._on_hastened()
+        linger = _FAILED_LINGER if failed and self._transport.can_send_eof else _LINGER
+        self._deadlines.hasten(trio.current_time() + linger)
+        self._on_hastened()
 
     def _is_closed_server(self) -> bool:
         return self._protocol.state is State.CLOSED and self._protocol.role is Role.SERVER

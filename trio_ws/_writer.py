@@ -189,7 +189,7 @@ class Writer:
         if not self._transport.can_write_nowait or self.error is not None:
             return
         step_ends_at = self._work() + _STEP
-        with suppress(OSError, trio.ClosedResourceError):
+        with suppress(Exception):
             while self._work() < step_ends_at and (buffers := self._outbox.buffers()):
                 if not self._write_nowait(buffers):
                     break
@@ -209,9 +209,9 @@ class Writer:
                 self._start_task()
             return
         step_ends_at = self._work() + _STEP
-        while buffers := self._outbox.buffers():
+        while not self._outbox.is_empty():
             try:
-                took_all = self._write_nowait(buffers)
+                took_all = self._write_nowait(self._outbox.buffers())
             except Exception as error:
                 # Whatever it is, it must not reach the ticker, which writes for all streams.
                 self._fail(error)
