@@ -9,6 +9,7 @@ from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 import trio
@@ -416,8 +417,33 @@ async def test_a_certificate_that_does_not_verify_is_an_ssl_error(
 
 async def test_a_server_without_tls_is_an_ssl_error(nursery: trio.Nursery) -> None:
     server = await serve(nursery)
-    with pytest.raises(ssl.SSLError):
+    with pytest.raises(ssl.SSLError, match="without TLS a URL starts with ws://"):
         await use(trio_ws.open_websocket(f"wss://127.0.0.1:{server.port}"))
+
+
+async def test_a_server_with_tls_may_be_why_nothing_comes(
+    nursery: trio.Nursery, server_ssl_context: ssl.SSLContext
+) -> None:
+    server = await serve(nursery, ssl_context=server_ssl_context)
+    with pytest.raises(trio_ws.HandshakeError, match=r"expects TLS .* if the URL starts with ws:"):
+        await use(trio_ws.open_websocket(f"ws://127.0.0.1:{server.port}"))
+
+
+@pytest.mark.parametrize(
+    ("url", "ssl_context", "error", "message"),
+    [
+        ("ws://h/", ssl.create_default_context(), ValueError, "ssl_context is for wss://"),
+        ("wss://h/", True, TypeError, "must be an ssl.SSLContext, not True"),
+    ],
+)
+async def test_an_ssl_context_is_one_and_for_wss(
+    nursery: trio.Nursery, url: str, ssl_context: Any, error: type[Exception], message: str
+) -> None:
+    server = Scripted(nursery, say_nothing)
+    opening = trio_ws.open_websocket(url, ssl_context=ssl_context, connect=server.connect)
+    with pytest.raises(error, match=message):
+        await use(opening)
+    assert server.calls == []
 
 
 async def test_a_connection_that_breaks_during_tls_is_an_oserror(nursery: trio.Nursery) -> None:
@@ -833,6 +859,53 @@ async def test_ctrl_c_is_held_back_while_a_stream_opens_works_and_closes(
     assert recorder.protected == {
         operation: {True} for operation in ("receive_some", "send_all", "aclose")
     }
+
+
+@pytest.mark.parametrize("kind", [socket.socket, trio.socket.socket])
+async def test_connect_returns_a_stream_and_a_socket_is_closed(
+    kind: Callable[[], socket.socket | SocketType],
+) -> None:
+    opened = []
+
+    async def connect(host: str, port: int) -> Any:
+        await trio.lowlevel.checkpoint()
+        opened.append(kind())
+        return opened[0]
+
+    with pytest.raises(TypeError, match=r"connect returns must be .*: put a trio.SocketStream"):
+        await use(trio_ws.open_websocket("ws://test/", connect=connect))
+    assert opened[0].fileno() == -1
+
+
+async def test_connect_that_returns_nothing_is_told_so() -> None:
+    async def connect(host: str, port: int) -> Any:
+        await trio.lowlevel.checkpoint()
+
+    with pytest.raises(TypeError, match=r"connect returns must be a .*Stream, not NoneType"):
+        await use(trio_ws.open_websocket("ws://test/", connect=connect))
+
+
+async def test_a_client_needs_a_stream(nursery: trio.Nursery) -> None:
+    wrap: Callable[..., Awaitable[object]] = trio_ws.wrap_client_stream
+    with pytest.raises(TypeError, match=r"stream must be a trio.abc.Stream, not str$"):
+        await wrap(nursery, "test", host="test")
+
+
+def test_options_are_checked_by_the_call() -> None:
+    with pytest.raises(TypeError, match="there is no option timeout: say timeouts="):
+        trio_ws.open_websocket("ws://test/", timeout=5)  # type: ignore[call-arg]  # the mistake
+
+
+async def test_it_is_entered_once(nursery: trio.Nursery) -> None:
+    server = Scripted(nursery, open_and_echo)
+    opening = trio_ws.open_websocket("ws://test/", connect=server.connect)
+    async with opening as ws:
+        with pytest.raises(RuntimeError, match="is entered once: call it again"):
+            await use(opening)
+        await ws.send("hello")
+        assert await ws.receive() == "hello"
+    with pytest.raises(RuntimeError, match="is entered once: call it again"):
+        await use(opening)
 
 
 async def test_connect_may_be_any_callable(nursery: trio.Nursery) -> None:

@@ -966,7 +966,7 @@ def test_a_refusal_has_only_its_headers_if_the_method_or_status_says_so() -> Non
         (b"SSH-2.0-OpenSSH_9.2\r\n", "is not HTTP"),
         (b"HTX", "is not HTTP"),
         (b"HTTP 200", "is not HTTP"),
-        (b"\x15\x03\x01\x00\x02\x02\x46", "is not HTTP"),
+        (b"\x15\x03\x01\x00\x02\x02\x46", "is not HTTP: with TLS a URL starts with wss://"),
         (b"HTTP/1.1 100 Continue\r\n\r\n\r\n", "is not HTTP"),
         (b"HTTP/1.1 1o1 x\r\n\r\n", "is not valid HTTP: illegal status line"),
         (b"HTTP/1.1 099 x\r\n\r\n", "is not valid HTTP"),

@@ -6,7 +6,7 @@ import dataclasses
 import pickle
 from collections.abc import Callable
 from http import HTTPStatus
-from typing import assert_type
+from typing import Any, assert_type
 
 import pytest
 
@@ -96,6 +96,28 @@ def test_a_content_type_that_is_given_stays() -> None:
 def test_what_is_not_legal_in_http_is_refused(make: Callable[[], object]) -> None:
     with pytest.raises(ValueError, match=r"must|not|illegal|no body"):
         make()
+
+
+@pytest.mark.parametrize(
+    ("headers", "message"),
+    [
+        (["A: b"], r"must be a mapping, or pairs, such as \[\("),
+        (["ab"], "must be a mapping, or pairs"),
+        ("A: b", "must be a mapping, or pairs"),
+        ([("A", "b", "c")], "must be a mapping, or pairs"),
+        ({"A": 5}, "names and values of headers must be str, not int"),
+        ([(b"A", "b")], "names and values of headers must be str, not bytes"),
+    ],
+)
+def test_headers_that_are_no_pairs_of_str_are_a_type_error(headers: Any, message: str) -> None:
+    with pytest.raises(TypeError, match=message):
+        Request("GET", "/", headers)
+
+
+@pytest.mark.parametrize("body", [5, None, ["x"]])
+def test_a_body_that_is_no_text_and_no_bytes_is_a_type_error(body: Any) -> None:
+    with pytest.raises(TypeError, match="body of a response is str or bytes, not"):
+        Response(200, body=body)
 
 
 def test_an_illegal_value_is_not_quoted() -> None:

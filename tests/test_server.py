@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import logging
 import math
+import re
 import signal
 import socket
 import ssl
@@ -12,7 +13,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import closing, suppress
 from functools import partial, wraps
 from pathlib import Path
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import pytest
 import trio
@@ -322,16 +323,29 @@ async def fail(request: trio_ws.Request) -> trio_ws.Response:
     raise KeyError("secret detail")
 
 
+async def answer_by_text(request: trio_ws.Request) -> Any:
+    await trio.lowlevel.checkpoint()
+    return "fine\n"
+
+
 async def answer_illegally(request: trio_ws.Request) -> trio_ws.Response:
     await trio.lowlevel.checkpoint()
     return trio_ws.Response(101, {"Upgrade": "something else"})
 
 
-@pytest.mark.parametrize("process", [fail, answer_illegally])
+@pytest.mark.parametrize(
+    ("process", "reason"),
+    [
+        (fail, "secret detail"),
+        (answer_illegally, "Upgrade can not be among the headers"),
+        (answer_by_text, r"must return a Response or None, not str: such as Response\(200, body="),
+    ],
+)
 async def test_process_request_that_fails_is_a_500_and_in_the_log(
     nursery: trio.Nursery,
     caplog: pytest.LogCaptureFixture,
     process: Callable[[trio_ws.Request], Awaitable[trio_ws.Response]],
+    reason: str,
 ) -> None:
     answer = await answer_to(nursery, request_head(), process)
     assert answer.status == 500
@@ -339,6 +353,7 @@ async def test_process_request_that_fails_is_a_500_and_in_the_log(
     (record,) = [record for record in caplog.records if record.levelno == logging.ERROR]
     assert record.name == "trio_ws"
     assert record.exc_info is not None
+    assert re.search(reason, str(record.exc_info[1]))
 
 
 async def test_process_request_has_the_deadline_of_the_handshake(
@@ -670,6 +685,20 @@ async def test_the_port_below_tls(
     (listener,) = server.listeners
     assert isinstance(listener, trio.SocketListener)
     assert server.port == listener.socket.getsockname()[1]
+
+
+async def test_a_port_is_an_int() -> None:
+    serve: Callable[..., Awaitable[None]] = trio_ws.serve_websocket
+    with pytest.raises(TypeError, match="port='8000': give an int, such as 8000"):
+        await serve(echo, "8000")
+
+
+async def test_a_server_needs_a_stream_and_closes_a_socket(nursery: trio.Nursery) -> None:
+    wrap: Callable[..., Awaitable[object]] = trio_ws.wrap_server_stream
+    with socket.socket() as plain:
+        with pytest.raises(TypeError, match=r"a trio.abc.Stream, not socket: .*SocketStream"):
+            await wrap(nursery, plain)
+        assert plain.fileno() == -1
 
 
 async def test_the_port_of_a_listener_that_speaks_tls_itself(

@@ -214,7 +214,11 @@ async def test_a_payload_of_125_bytes_fits_and_a_longer_one_is_refused(
 @pytest.mark.parametrize("method", ["ping", "pong"])
 @pytest.mark.parametrize(
     ("payload", "message"),
-    [(5, "bytes-like"), ("text", r"not str: encode\(\) it"), ([1, 2], "bytes-like")],
+    [
+        (5, "bytes-like, not int"),
+        ("text", r"not str: encode\(\) it"),
+        ([1, 2], "bytes-like"),
+    ],
 )
 async def test_a_payload_that_is_no_bytes_is_a_type_error(
     method: str, payload: object, message: str, nursery: trio.Nursery

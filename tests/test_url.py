@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from base64 import b64encode
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -165,6 +166,15 @@ def test_a_bad_url_is_a_value_error_that_names_the_fix(url: str, fix: str) -> No
     with pytest.raises(ValueError) as caught:
         parse_url(url)
     assert fix in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("url", "message"),
+    [(b"ws://h/", r"a URL is str, not bytes: decode\(\) it"), (None, "a URL is str, not NoneType")],
+)
+def test_a_url_is_a_str(url: Any, message: str) -> None:
+    with pytest.raises(TypeError, match=message):
+        parse_url(url)
 
 
 @pytest.mark.parametrize(

@@ -103,6 +103,11 @@ class Acceptor:
             answer = None
             if self.process_request is not None:
                 answer = await call_unprotected(self.process_request, request)
+            if not isinstance(answer, Response | None):
+                raise TypeError(
+                    "process_request must return a Response or None, "
+                    f"not {type(answer).__name__}: such as Response(200, body=...)"
+                )
             handshake.respond(answer)
         except Exception:
             logger.exception("process_request failed: the client gets 500")

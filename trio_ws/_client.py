@@ -18,6 +18,7 @@ from ._opening import (
     GONE,
     StreamOwner,
     call_unprotected,
+    check_stream,
     closing_on_failure,
     handshake_deadline,
     receive_some,
@@ -34,11 +35,15 @@ Connect: TypeAlias = Callable[[str, int], Awaitable[trio.abc.Stream]]
 _REFUSAL_TIME: Final = 1.0
 """Seconds for the body of a refusal to arrive."""
 
+_NO_TLS: Final = {"WRONG_VERSION_NUMBER", "PACKET_LENGTH_TOO_LONG", "RECORD_LAYER_FAILURE"}
+"""How versions of OpenSSL call it that the server does not speak TLS."""
+
 
 class open_websocket:
     """Connect to a WebSocket server, and close the connection after the block.
 
-    An async context manager, whose value is the :class:`WebSocketStream`:
+    An async context manager, whose value is the :class:`WebSocketStream`. It is entered once: the
+    next connection takes another call.
 
     .. example: client
 
@@ -54,8 +59,8 @@ class open_websocket:
         none.
     :param headers: more headers for the request: pairs or a mapping. Default: none.
     :param origin: the value of the Origin header, which browsers send. Default: no such header.
-    :param ssl_context: for ``wss://``. Default: ``ssl.create_default_context()``, which trusts whom
-        the system trusts.
+    :param ssl_context: for ``wss://`` alone. Default: ``ssl.create_default_context()``, which
+        trusts whom the system trusts.
     :param connect: an async callable that is given host and port of the URL and returns a connected
         ``trio.abc.Stream``: by way of a proxy, a Unix socket, a fake. TLS goes on top of it.
         Default: ``trio.open_tcp_stream``.
@@ -66,7 +71,8 @@ class open_websocket:
     Entering raises:
 
     :raises ValueError: the URL or another parameter is not legal; nothing has been sent.
-    :raises TypeError: a parameter is of a wrong type.
+    :raises TypeError: a parameter is of a wrong type, or ``connect`` has returned no Stream.
+    :raises RuntimeError: it was entered before.
     :raises OSError: the name could not be resolved, no address could be reached, or TLS failed: a
         certificate that does not verify is ``ssl.SSLCertVerificationError``.
     :raises HandshakeError: the server refused, and ``response`` says how; or it broke a rule of the
@@ -95,12 +101,16 @@ class open_websocket:
         **options: Unpack[StreamKeywords],
     ) -> None:
         checked = make_options(options)
+        self._entered = False
         self._open = partial(
             _open, url, subprotocols, headers, origin, ssl_context, connect, checked
         )
 
     @enable_ki_protection
     async def __aenter__(self) -> WebSocketStream:
+        if self._entered:
+            raise RuntimeError("open_websocket(...) is entered once: call it again")
+        self._entered = True
         self._owner = StreamOwner(await self._open())
         return await self._owner.__aenter__()
 
@@ -166,12 +176,14 @@ async def wrap_client_stream(
     :param target: path and query, percent-encoded. Default ``/``.
     :param subprotocols: as for :class:`open_websocket`; so ``headers``, ``origin`` and ``options``.
     :raises ValueError: a parameter is not legal.
+    :raises TypeError: a parameter is of a wrong type, such as a socket for *stream*.
     :raises HandshakeError: the server refused, broke a rule of the handshake, or went away.
     :raises HandshakeTimeout: the handshake took longer than ``Timeouts.handshake``.
 
     Cancellation closes the stream.
     """
     async with closing_on_failure(stream):
+        check_stream("stream", stream)
         checked = make_options(options)
         handshake = ClientHandshake(
             host,
@@ -208,6 +220,7 @@ async def _open(
         compression=options.compression,
         max_size=options.max_handshake_size,
     )
+    _check_context(ssl_context, parsed)
     if parsed.secure and ssl_context is None:
         ssl_context = ssl.create_default_context()
     with handshake_deadline(handshake, options):
@@ -219,9 +232,20 @@ async def _open(
             return await _shake_hands(stream, handshake, options)
 
 
+def _check_context(ssl_context: ssl.SSLContext | None, url: WebSocketURL) -> None:
+    if ssl_context is None:
+        return
+    if not isinstance(ssl_context, ssl.SSLContext):
+        raise TypeError(f"ssl_context must be an ssl.SSLContext, not {ssl_context!r}")
+    if not url.secure:
+        raise ValueError("ssl_context is for wss://, and the URL starts with ws://")
+
+
 async def _connect(url: WebSocketURL, connect: Connect | None) -> trio.abc.Stream:
     if connect is not None:
-        return await call_unprotected(connect, url.host, url.port)
+        stream = await call_unprotected(connect, url.host, url.port)
+        check_stream("what connect returns", stream)
+        return stream
     try:
         return await trio.open_tcp_stream(url.host, url.port)
     except BaseExceptionGroup as group:
@@ -239,8 +263,11 @@ async def _start_tls(
     try:
         await tls_stream.do_handshake()
     except trio.BrokenResourceError as error:
-        if isinstance(error.__cause__, OSError):
-            raise error.__cause__ from None
+        cause = error.__cause__
+        if isinstance(cause, ssl.SSLError) and cause.reason in _NO_TLS:
+            cause.strerror = f"{cause.strerror}: without TLS a URL starts with ws://"
+        if isinstance(cause, OSError):
+            raise cause from None
         raise OSError("the connection broke during the TLS handshake") from error
     return tls_stream
 

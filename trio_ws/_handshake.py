@@ -66,7 +66,8 @@ _MAX_RAW_BODY: Final = 2 * MAX_REFUSAL_BODY
 
 _ACCEPT_GUID: Final = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
 _SWITCHING: Final = (("Upgrade", "websocket"), ("Connection", "Upgrade"))
-_TLS_HANDSHAKE: Final = 0x16
+_TLS_RECORDS: Final = frozenset({0x15, 0x16})
+"""Types of TLS records that may come first: an alert, a handshake."""
 _CONTINUE: Final = b"HTTP/1.1 100 Continue\r\n\r\n"
 
 _CLIENT_HEADERS: Final = {
@@ -244,14 +245,19 @@ class ClientHandshake:
     def _take_head(self) -> bytes | None:
         received = self._received
         if not b"HTTP/".startswith(bytes(received.data[:5])):
-            raise HandshakeError("the server's answer is not HTTP")
+            hint = ": with TLS a URL starts with wss://" if _is_tls(received.data) else ""
+            raise HandshakeError(f"the server's answer is not HTTP{hint}")
         try:
             head = received.take()
         except HeadTooLarge:
             raise HandshakeError("the head of the server's answer is too large") from None
         if head is None and received.eof:
-            when = "in the middle of its answer" if received.data else "before it answered"
-            raise HandshakeError(f"the server closed the connection {when}")
+            if received.data:
+                raise HandshakeError("the server closed the connection in the middle of its answer")
+            raise HandshakeError(
+                "the server closed the connection before it answered "
+                "(as one that expects TLS does if the URL starts with ws://)"
+            )
         return head
 
     def _judge(self, answer: Response, http_version: str) -> None:
@@ -449,7 +455,7 @@ class ServerHandshake:
     def _take_head(self) -> bytes | None:
         received = self._received
         if received.data and not 0x20 < received.data[0] < 0x7F:
-            hint = " It looks like TLS." if received.data[0] == _TLS_HANDSHAKE else ""
+            hint = " It looks like TLS." if _is_tls(received.data) else ""
             raise self._reject(400, f"The request is not HTTP.{hint}")
         try:
             head = received.take()
@@ -563,6 +569,10 @@ def _check_extra_headers(pairs: Pairs, reserved: Mapping[str, str]) -> None:
             raise ValueError(f"{name} can not be among the headers: {reserved[lowered]}")
         if lowered.startswith("sec-websocket-"):
             raise ValueError(f"{name} can not be among the headers: the handshake sets it")
+
+
+def _is_tls(data: bytearray) -> bool:
+    return data[0] in _TLS_RECORDS
 
 
 def _accept_value(key: str) -> str:

@@ -137,6 +137,7 @@ class Response(_Message):
     :raises ValueError: if a part is not legal in HTTP (RFC 9110): a line break or another control
         character, a name that is not a token, a value beyond Latin-1, a body with a status that
         has none (1xx, 204, 304).
+    :raises TypeError: if the body is neither str nor bytes-like, or the headers are not pairs.
 
     A response that came from the network has its headers as received, decoded as Latin-1.
 
@@ -165,14 +166,15 @@ class Response(_Message):
             raise ValueError("the status of a response must be from 100 to 999")
         if not _value.fullmatch(reason):
             raise ValueError("the reason phrase of a response contains an illegal character")
-        if body and has_no_body(status):
+        content = _content(body)
+        if content and has_no_body(status):
             raise ValueError(f"a response with status {status} has no body")
         pairs = checked_headers(headers)
-        if body and not any(name.lower() == "content-type" for name, _ in pairs):
+        if content and not any(name.lower() == "content-type" for name, _ in pairs):
             pairs = (*pairs, ("Content-Type", "text/plain; charset=utf-8"))
         _set(self, "status", int(status))
         _set(self, "headers", pairs)
-        _set(self, "body", body.encode() if isinstance(body, str) else bytes(body))
+        _set(self, "body", content)
         _set(self, "reason", reason or REASONS.get(status, ""))
 
     def __repr__(self) -> str:
@@ -186,12 +188,20 @@ def checked_headers(headers: HeadersInput) -> Pairs:
     """Return headers as pairs, without white space around the values.
 
     :raises ValueError: if a name or a value is not legal.
+    :raises TypeError: if they are not pairs of str.
     """
-    pairs = headers.items() if isinstance(headers, Mapping) else headers
-    return tuple(
-        # pyright thinks of an iterable of pairs that is a Mapping of pairs as well
-        [_checked_header(name, value) for name, value in pairs]  # pyright: ignore[reportArgumentType]
-    )
+    pairs: Iterable[object] = headers.items() if isinstance(headers, Mapping) else headers
+    return tuple([_checked_header(*_checked_pair(pair)) for pair in pairs])
+
+
+def _checked_pair(pair: object) -> tuple[str, str]:
+    match pair:
+        case (str(name), str(value)):
+            return name, value
+        case (name, value):
+            kind = type(value if isinstance(name, str) else name).__name__
+            raise TypeError(f"the names and values of headers must be str, not {kind}")
+    raise TypeError('headers must be a mapping, or pairs, such as [("X-Name", "value")]')
 
 
 def _checked_header(name: str, value: str) -> tuple[str, str]:
@@ -200,6 +210,16 @@ def _checked_header(name: str, value: str) -> tuple[str, str]:
     if not _value.fullmatch(value):
         raise ValueError(f"the value of the header {name} contains an illegal character")
     return name, value.strip(" \t")
+
+
+def _content(body: bytes | str) -> bytes:
+    if isinstance(body, str):
+        return body.encode()
+    try:
+        return bytes(memoryview(body))
+    except TypeError:
+        kind = type(body).__name__
+        raise TypeError(f"the body of a response is str or bytes, not {kind}") from None
 
 
 def has_no_body(status: int) -> bool:

@@ -12,6 +12,7 @@ is protected, too. :func:`call_unprotected` is the way out of that, for the user
 from __future__ import annotations
 
 import inspect
+import socket
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager, suppress
 from types import TracebackType
@@ -164,6 +165,20 @@ async def call_unprotected(function: Callable[[*Ts], Awaitable[T]], *args: *Ts) 
         returned = type(result).__name__
         raise TypeError(f"{function!r} must be an async function: it returned {returned}")
     return await result
+
+
+def check_stream(name: str, stream: object) -> None:
+    """Find the mistakes, of which a socket is the likely one: it is closed, as a stream would be.
+
+    :raises TypeError: it is not a ``trio.abc.Stream``.
+    """
+    if isinstance(stream, trio.abc.Stream):
+        return
+    hint = ""
+    if isinstance(stream, socket.socket | trio.socket.SocketType):
+        stream.close()
+        hint = ": put a trio.SocketStream around it"
+    raise TypeError(f"{name} must be a trio.abc.Stream, not {type(stream).__name__}{hint}")
 
 
 def check_async(name: str, function: Callable[..., object]) -> None:

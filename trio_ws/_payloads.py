@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TypeAlias
 
-from ._frames import MAX_CONTROL_PAYLOAD, Buffer, Opcode, validate_utf8
+from ._frames import MAX_CONTROL_PAYLOAD, Buffer, Opcode, pack_close, validate_utf8
 
 Message: TypeAlias = str | bytes
 Data: TypeAlias = str | bytes | bytearray | memoryview
@@ -45,9 +45,22 @@ def to_bytes(data: Data) -> bytes:
 def control_payload(payload: Buffer) -> bytes:
     if isinstance(payload, str):
         raise TypeError("the payload of a ping or pong is bytes-like, not str: encode() it")
-    data = bytes(memoryview(payload))
+    try:
+        data = bytes(memoryview(payload))
+    except TypeError:
+        kind = type(payload).__name__
+        raise TypeError(f"the payload of a ping or pong is bytes-like, not {kind}") from None
     if len(data) > MAX_CONTROL_PAYLOAD:
         raise ValueError(
             f"a payload of {len(data)} bytes: at most {MAX_CONTROL_PAYLOAD} fit into a ping or pong"
         )
     return data
+
+
+def close_payload(code: int | None, reason: str) -> bytes:
+    """The payload of a Close frame: see :meth:`WebSocketStream.send_close` for what is refused."""
+    if not isinstance(code, int | None):
+        raise TypeError(f"the code of a Close is an int, not {code!r}: a text is its reason=")
+    if not isinstance(reason, str):
+        raise TypeError(f"the reason of a Close is str, not {type(reason).__name__}")
+    return pack_close(code, reason)

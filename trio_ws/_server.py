@@ -14,7 +14,6 @@ from trio.lowlevel import enable_ki_protection
 
 from ._accepting import Acceptor, ProcessRequest
 from ._errors import ConnectionClosed, StreamClosed
-from ._frames import pack_close
 from ._handshake import HandshakeError
 from ._http import HeadersInput, Request
 from ._listening import (
@@ -25,8 +24,16 @@ from ._listening import (
     name_peer,
     port_of,
 )
-from ._opening import StreamOwner, call_unprotected, check_async, closing_on_failure, unwrap
+from ._opening import (
+    StreamOwner,
+    call_unprotected,
+    check_async,
+    check_stream,
+    closing_on_failure,
+    unwrap,
+)
 from ._options import StreamKeywords
+from ._payloads import close_payload
 from ._stream import WebSocketStream
 
 Handler: TypeAlias = Callable[[WebSocketStream], Awaitable[object]]
@@ -80,7 +87,8 @@ async def wrap_server_stream(
         none.
     :param options: see :class:`StreamOptions`.
     :raises ValueError: a parameter is not legal.
-    :raises TypeError: *process_request* is a function that is not async.
+    :raises TypeError: a parameter is of a wrong type, such as a socket for *stream*, or
+        *process_request* is a function that is not async.
     :raises HandshakeError: the request was refused, or answered by ``process_request``, and
         ``response`` says how; or the client went away, and ``response`` is None.
     :raises HandshakeTimeout: the handshake, ``process_request`` included, took longer than
@@ -89,6 +97,7 @@ async def wrap_server_stream(
     Cancellation closes the stream.
     """
     async with closing_on_failure(stream):
+        check_stream("stream", stream)
         acceptor = Acceptor.check(subprotocols, origins, headers, process_request, options)
         handshake = acceptor.make_handshake()
         if request is not None:
@@ -249,10 +258,11 @@ class WebSocketServer:
         :param reason: as for :meth:`WebSocketStream.send_close`. Default: none.
         :raises ValueError: *code* or *reason* may not be sent, or *grace* is negative; then nothing
             has changed.
+        :raises TypeError: *code* is not an int, or *reason* not a str; so, too.
 
         Cancellation is a grace of 0: the handlers are cancelled, and this does not wait for them.
         """
-        pack_close(code, reason)
+        close_payload(code, reason)
         if not grace >= 0:
             raise ValueError(f"grace={grace!r}: give seconds, 0 or more")
         try:

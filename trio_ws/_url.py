@@ -59,7 +59,11 @@ def parse_url(url: str) -> WebSocketURL:
 
     :param url: such as ``wss://user:password@example.org:8443/chat?room=1``.
     :raises ValueError: if it is not a WebSocket URL; the message says what to change.
+    :raises TypeError: if it is not a str.
     """
+    if not isinstance(url, str):
+        hint = ": decode() it" if isinstance(url, bytes) else ""
+        raise TypeError(f"a URL is str, not {type(url).__name__}{hint}")
     _check_characters(url)
     match = _url.fullmatch(url)
     assert match is not None
