@@ -345,6 +345,20 @@ async def test_who_reads_again_in_time_knows_who_is_here(
     await slow.hear_until("nicks", nicks=["Bob"])
 
 
+async def test_who_reads_not_even_refusals_does_not_get_in_and_leaves_no_trace(
+    nursery: trio.Nursery, autojump_clock: trio.abc.Clock
+) -> None:
+    chat = await start(nursery)
+    slow = await chat.connect_slowly()
+    # The answer to the second waits for the first to be read; then the third has no room.
+    for _ in range(2):
+        await slow.send("typing")
+    await slow.send("join", room="lobby", nick="Bob", session=slow.session)
+    await trio.testing.wait_all_tasks_blocked()
+    assert (await slow.end()).code == 1013
+    assert (await (await chat.connect()).join("Bob"))["nicks"] == ["Bob"]
+
+
 async def test_whose_outbox_stays_full_is_dropped_with_1013(
     nursery: trio.Nursery, autojump_clock: trio.abc.Clock
 ) -> None:

@@ -211,6 +211,8 @@ class Rooms:
 
         :raises Refused: it can not be let in.
         :raises Unavailable: the backplane can not be reached.
+        :raises trio.WouldBlock: it does not read, not even refusals.
+        :raises trio_ws.ConnectionClosed: it has gone.
         """
         room = await self._use(name)
         try:
@@ -218,7 +220,11 @@ class Rooms:
                 raise Refused(Code.ROOM_FULL, f"{room.users - 1} are in this room: it is full")
             if not await self._backplane.claim(name, member.who):
                 raise Refused(Code.NICK_TAKEN, f"there is a {member.who.nick} in this room")
-            room.admit(member, seen)
+            try:
+                room.admit(member, seen)
+            except Exception:
+                await self._backplane.release(name, member.who)
+                raise
         except BaseException:
             self._stop_using(room)
             raise

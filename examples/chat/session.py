@@ -26,7 +26,7 @@ from .messages import (
     encode_refusal,
     parse,
 )
-from .rooms import Member, Room, Rooms
+from .rooms import TOO_SLOW, Member, Room, Rooms
 
 NOT_JOINED: Final = (1008, "you did not join")
 TOO_FAST: Final = (1008, "you were told to slow down")
@@ -67,6 +67,8 @@ class Session:
                     return await self._enter(self._check(data))
                 except (Refused, Unavailable) as error:
                     await self._refuse(error)
+                except trio.WouldBlock:
+                    self._goodbye = TOO_SLOW
                 if self._goodbye is not None:
                     return None
             return None
