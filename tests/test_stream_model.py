@@ -107,6 +107,18 @@ A_MESSAGE_IS_CUT_OFF: Final = Program(
 )
 """Its beginning can be received in parts after ``receive`` has said that there is no more."""
 
+A_CANCELLED_WRITER_IS_ASKED_TO_WRITE: Final = Program(
+    client=Script(senders=((Send(),),), receivers=((ReceiveNowait(),),)),
+    server=Script(
+        senders=((Send(), Send(cancel=0), Wait(ticks=1), SendNowait()), (Flush(),)),
+        receivers=((Receive(),),),
+        closer=(Wait(ticks=2), TearDown()),
+    ),
+    budget=10_000,
+    max_outbox_size=2000,
+)
+"""It began anew with what it had written already, and a message was doubled."""
+
 
 @pytest.fixture(scope="session")
 def contexts(
@@ -123,6 +135,7 @@ def contexts(
 )
 @given(program=programs)
 @example(program=A_MESSAGE_IS_CUT_OFF)
+@example(program=A_CANCELLED_WRITER_IS_ASKED_TO_WRITE)
 def test_of_random_programs_nothing_is_seen_that_the_model_does_not_allow(
     program: Program, kind: str, contexts: sweeping.Contexts
 ) -> None:

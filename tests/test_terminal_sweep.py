@@ -500,3 +500,56 @@ async def test_a_reader_that_finds_tls_broken_by_the_same_cancellation_was_cance
         inner.cancel_scope.cancel()
         stream.woken.set()
     await check_only_closing_succeeds(client)
+
+
+class HoldsUp(BreaksWhenWoken):
+    """It takes what is sent, and does not return."""
+
+    def __init__(self, stream: trio.abc.Stream) -> None:
+        super().__init__(stream)
+        self.taken: list[bytes] = []
+
+    async def send_all(self, data: bytes | bytearray | memoryview) -> None:
+        if not self.armed:
+            return await super().send_all(data)
+        self.taken.append(bytes(data))
+        await trio.sleep_forever()
+
+
+async def test_what_a_cancelled_write_may_have_written_is_not_written_again() -> None:
+    left, right = trio.testing.memory_stream_pair()
+    stream = HoldsUp(left)
+    async with trio.open_nursery() as outside:
+        async with trio.open_nursery() as inner:
+            client = await open_with_peer_in(inner, outside, stream, right)
+            client.send_nowait("one")
+            await trio.testing.wait_all_tasks_blocked()
+            inner.cancel_scope.cancel()
+            with trio.CancelScope(shield=True):
+                await trio.testing.wait_all_tasks_blocked()
+                # The reader does not know yet, so this is committed, and goes nowhere.
+                client.send_nowait("two")
+                await trio.testing.wait_all_tasks_blocked()
+            stream.woken.set()
+        assert len(stream.taken) == 1
+        outside.cancel_scope.cancel()
+    await check_only_closing_succeeds(client)
+
+
+async def open_with_peer_in(
+    inner: trio.Nursery, outside: trio.Nursery, stream: HoldsUp, theirs: trio.abc.Stream
+) -> WebSocketStream:
+    """A client in one nursery, whose reader waits in the stream, and its peer in another one."""
+    peers: list[WebSocketStream] = []
+
+    async def accept() -> None:
+        peers.append(await trio_ws.wrap_server_stream(outside, theirs, timeouts=NO_TIMEOUTS))
+
+    outside.start_soon(accept)
+    client = await trio_ws.wrap_client_stream(inner, stream, host="test", timeouts=NO_TIMEOUTS)
+    await trio.testing.wait_all_tasks_blocked()
+    stream.armed = True
+    await peers[0].send("let the reader go round")
+    await client.receive()
+    await trio.testing.wait_all_tasks_blocked()
+    return client

@@ -275,6 +275,10 @@ class Writer:
                 while not self._transport.can_write_nowait:
                     await self._sleeper.sleep()
                     await self._write_until_drained()
+            except trio.Cancelled:
+                # How much of it the transport has taken is not known: nothing may follow it.
+                self._stopped = True
+                raise
             except Exception as error:
                 self._fail(error)
             finally:
