@@ -511,9 +511,10 @@ class HoldsUp(BreaksWhenWoken):
 
     async def send_all(self, data: bytes | bytearray | memoryview) -> None:
         if not self.armed:
-            return await super().send_all(data)
-        self.taken.append(bytes(data))
-        await trio.sleep_forever()
+            await super().send_all(data)
+        else:
+            self.taken.append(bytes(data))
+            await trio.sleep_forever()
 
 
 async def test_what_a_cancelled_write_may_have_written_is_not_written_again() -> None:
