@@ -71,9 +71,10 @@ def python_version() -> str:
 
 def write_tables(outcomes: list[Outcome], peers: list[Peer], docs: Path) -> None:
     """The tables that ``performance.rst`` includes: for each Python its own file."""
-    path = docs / f"performance-{python_version()}.inc"
-    lines = [*_machine_table(peers), "", *_figures_table(outcomes), "", *_goals_table(outcomes)]
-    path.write_text("\n".join(lines) + "\n")
+    figures = [*_machine_table(peers), "", *_figures_table(outcomes)]
+    for name, lines in (("", figures), ("goals-", _goals_table(outcomes))):
+        path = docs / f"performance-{name}{python_version()}.inc"
+        path.write_text("\n".join(lines) + "\n")
 
 
 def _machine_table(peers: list[Peer]) -> Iterator[str]:
