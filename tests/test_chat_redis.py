@@ -149,6 +149,16 @@ async def test_what_a_server_missed_without_its_connection_it_gets_when_it_has_o
         await ann.hear_until("status", online=True)
 
 
+async def test_whose_nickname_was_taken_while_the_servers_were_apart_comes_in_again(
+    redis: RedisServer,
+) -> None:
+    async with running_chat("--backplane", redis.url) as chat, chat.visitor("Ann") as ann:
+        redis.run("HSET", "chat:{lobby}:nicks", "ann", "session-of-another member-of-another Ann")
+        redis.run("CLIENT", "KILL", "TYPE", "pubsub")
+        end = await ann.end()
+        assert (end.code, "your nickname was taken" in end.reason) == (1013, True)
+
+
 async def test_who_was_on_a_server_that_died_has_left_when_the_lease_is_over(
     redis: RedisServer,
 ) -> None:

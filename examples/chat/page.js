@@ -52,7 +52,8 @@ function recall(name) {
 function connect() {
   reconnecting = null;
   setState("waiting", "connecting");
-  const url = new URL("/chat", location.href);
+  // The server does not look at the room here, but a balancer may, to keep a room together.
+  const url = new URL(`/chat?room=${room}`, location.href);
   url.protocol = url.protocol.replace("http", "ws");
   const current = socket = new WebSocket(url);
   current.onopen = () => send({ type: "join", room, nick, session, seen });
