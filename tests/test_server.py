@@ -251,6 +251,98 @@ async def test_an_answer_arrives_though_the_client_goes_on_sending(
     assert result[0].body == page.encode()
 
 
+@pytest.mark.parametrize(
+    ("origin", "shown"),
+    [
+        ("http://localhost:3000", "'http://localhost:3000'"),
+        ("http://" + "x" * 1000, "'http://" + "x" * 192),
+    ],
+)
+async def test_a_refused_origin_is_a_warning_that_says_how_to_allow_it(
+    nursery: trio.Nursery, log: Log, origin: str, shown: str
+) -> None:
+    running = await run_server(nursery)
+    request = request_head(changes={"Origin": origin})
+    assert (await exchange(running.listener.dial().stream, request)).status == 403
+    assert log(logging.WARNING) == [
+        f"a client: web pages from {shown} may not connect to 'test': "
+        f"allow it with origins=[{shown}]"
+    ]
+
+
+async def test_another_403_is_no_warning(nursery: trio.Nursery, log: Log) -> None:
+    async def process(request: trio_ws.Request) -> trio_ws.Response:
+        await trio.lowlevel.checkpoint()
+        return trio_ws.Response(403)
+
+    running = await run_server(nursery, process_request=process)
+    foreign = request_head(changes={"Origin": "http://localhost:3000"})
+    assert (await exchange(running.listener.dial().stream, foreign)).status == 403
+    await trio.testing.wait_all_tasks_blocked()
+    assert log(logging.WARNING) == []
+    assert len(log(logging.INFO)) == 1
+
+
+async def serve_tls(nursery: trio.Nursery, context: ssl.SSLContext) -> int:
+    """The port of a server that speaks TLS."""
+    server: trio_ws.WebSocketServer = await nursery.start(
+        partial(trio_ws.serve_websocket, echo, 0, host="127.0.0.1", ssl_context=context)
+    )
+    return server.port
+
+
+async def test_a_server_without_a_certificate_is_a_warning(
+    nursery: trio.Nursery, client_ssl_context: ssl.SSLContext, log: Log
+) -> None:
+    port = await serve_tls(nursery, ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER))
+    with pytest.raises(OSError):
+        async with trio_ws.open_websocket(
+            f"wss://127.0.0.1:{port}/", ssl_context=client_ssl_context
+        ):
+            pass
+    (message,) = log(logging.WARNING)
+    assert re.search(r"TLS failed: .*no shared cipher.*: has ssl_context loaded a cert", message)
+
+
+async def test_tls_that_fails_is_in_the_log(nursery: trio.Nursery, log: Log) -> None:
+    ours = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    ours.minimum_version = ssl.TLSVersion.TLSv1_3
+    theirs = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    theirs.maximum_version = ssl.TLSVersion.TLSv1_2
+    port = await serve_tls(nursery, ours)
+    with pytest.raises(OSError):
+        async with trio_ws.open_websocket(f"wss://127.0.0.1:{port}/", ssl_context=theirs):
+            pass
+    await trio.testing.wait_all_tasks_blocked()
+    (message,) = log(logging.INFO)
+    assert re.search(r"TLS failed: .*unsupported protocol", message)
+    assert log(logging.WARNING) == []
+
+
+@pytest.mark.parametrize("compatible", [True, False])
+@pytest.mark.parametrize("hello", [b"", b"\x16\x03\x01\x02"])
+async def test_a_client_that_goes_away_during_tls_is_no_news(
+    nursery: trio.Nursery,
+    server_ssl_context: ssl.SSLContext,
+    log: Log,
+    hello: bytes,
+    compatible: bool,
+) -> None:
+    def wrap(stream: trio.abc.Stream) -> trio.abc.Stream:
+        return trio.SSLStream(
+            stream, server_ssl_context, server_side=True, https_compatible=compatible
+        )
+
+    running = await run_server(nursery)
+    client = running.listener.dial(wrap).stream
+    if hello:
+        await client.send_all(hello)
+    await client.aclose()
+    await trio.testing.wait_all_tasks_blocked()
+    assert nothing_above_debug(log)
+    assert len(log(logging.DEBUG)) == 1
+
+
 # process_request
 
 
@@ -1022,7 +1114,8 @@ async def test_a_client_that_does_not_speak_tls_is_debug(
         await receive_to_eof(stream)
     await server.shutdown()
     (line,) = log(logging.DEBUG)
-    assert line.startswith(f"{host} port {port}: no WebSocket was opened: ")
+    assert line.startswith(f"{host} port {port}: no WebSocket was opened: TLS failed: ")
+    assert "http request" in line
     assert nothing_above_debug(log)
 
 

@@ -13,6 +13,7 @@ import trio
 
 from ._handshake import HandshakeError, ServerHandshake
 from ._http import HeadersInput, Request, Response
+from ._listening import name_peer
 from ._opening import GONE, call_unprotected, check_async, handshake_deadline, receive_some
 from ._options import StreamKeywords, StreamOptions, make_options
 from ._protocol import Role
@@ -75,6 +76,7 @@ class Acceptor:
         with handshake_deadline(handshake, self.options):
             refusal = await self._answer(stream, handshake, waiting)
             if refusal is not None:
+                _explain_refused_origin(stream, handshake)
                 await _deliver_refusal(stream, handshake)
                 raise refusal
             try:
@@ -112,6 +114,19 @@ class Acceptor:
         except Exception:
             logger.exception("process_request failed: the client gets 500")
             handshake.refuse(500, "The server failed to process the request.")
+
+
+def _explain_refused_origin(stream: trio.abc.Stream, handshake: ServerHandshake) -> None:
+    """To whoever runs the server: a browser does not say what is wrong, and nobody else can."""
+    if handshake.refused_origin is not None:
+        assert handshake.request is not None
+        logger.warning(
+            "%s: web pages from %.200r may not connect to %.200r: allow it with origins=[%.200r]",
+            name_peer(stream),
+            handshake.refused_origin,
+            handshake.request.header("Host"),
+            handshake.refused_origin,
+        )
 
 
 async def _deliver_refusal(stream: trio.abc.Stream, handshake: ServerHandshake) -> None:

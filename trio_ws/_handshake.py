@@ -349,6 +349,8 @@ class ServerHandshake:
     """The subprotocol chosen, after `respond` returned a 101."""
     compression: DeflateParameters | None
     """What was agreed to of the client's offers of compression, after `respond` returned a 101."""
+    refused_origin: str | None
+    """The Origin for which the request was refused."""
 
     def __init__(
         self,
@@ -363,6 +365,7 @@ class ServerHandshake:
         self.response = None
         self.subprotocol = None
         self.compression = None
+        self.refused_origin = None
         self._wanted_compression = compression
         self._known_subprotocols = _checked_subprotocols(subprotocols)
         self._origins = AllowedOrigins(origins)
@@ -482,7 +485,9 @@ class ServerHandshake:
         return _refusal_of(self.refuse(status, text))
 
     def _require_allowed_origin(self, request: Request, fields: Fields) -> None:
-        if not self._origins.allow(fields.get("origin", ()), authority_of(request, fields)):
+        origins = fields.get("origin", ())
+        if not self._origins.allow(origins, authority_of(request, fields)):
+            self.refused_origin = ", ".join(origins)
             raise Refused(403, "The Origin of the request is not allowed here.")
 
     def _accept(self, fields: Fields, offered: Sequence[str], added: Pairs) -> Response:

@@ -45,6 +45,9 @@ _OVERLOADED: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.
 _OVERLOAD_PAUSE: Final = 0.1
 """Seconds until ``accept`` is tried again."""
 
+_NO_TLS: Final = {"HTTP_REQUEST", "WRONG_VERSION_NUMBER", "RECORD_LAYER_FAILURE"}
+"""How OpenSSL calls it that a client does not speak TLS at all, as who only looks around."""
+
 logger = logging.getLogger("trio_ws")
 
 
@@ -327,9 +330,7 @@ class WebSocketServer:
             await self._handle(ws, peer)
             logger.debug("%s: closed: %s", peer, ws.close_reason)
         except HandshakeError as error:
-            refused = error.response is not None and error.response.status >= 400
-            level = logging.INFO if refused else logging.DEBUG
-            logger.log(level, "%s: no WebSocket was opened: %s", peer, error)
+            _log_unopened(error, peer)
         except Exception:
             logger.exception("%s: the connection failed", peer)
 
@@ -395,6 +396,31 @@ def _is_own_end(error: BaseException, ws: WebSocketStream) -> bool:
         return all(_is_own_end(part, ws) for part in error.exceptions)
     # StreamClosed: another task of the application has closed the stream under the handler.
     return isinstance(error, ConnectionClosed | StreamClosed) and error.stream is ws
+
+
+def _log_unopened(error: HandshakeError, peer: str) -> None:
+    """Whoever knocks and goes away is DEBUG; what a server or a client does wrong is more."""
+    refused = error.response is not None and error.response.status >= 400
+    level = logging.INFO if refused else logging.DEBUG
+    why = str(error)
+    tls_error = _tls_error(error)
+    if tls_error is not None:
+        why = f"TLS failed: {tls_error}"
+        if tls_error.reason == "NO_SHARED_CIPHER":
+            level = logging.WARNING
+            why += ": has ssl_context loaded a certificate?"
+        elif tls_error.reason not in _NO_TLS:
+            level = logging.INFO
+    logger.log(level, "%s: no WebSocket was opened: %s", peer, why)
+
+
+def _tls_error(error: BaseException | None) -> ssl.SSLError | None:
+    """What OpenSSL has to say about how it came to this, unless it is that the client has gone."""
+    while error is not None:
+        if isinstance(error, ssl.SSLError) and not isinstance(error, ssl.SSLEOFError):
+            return error
+        error = error.__cause__
+    return None
 
 
 def _log_failure(error: BaseException, peer: str) -> None:
