@@ -3,7 +3,6 @@
    What each function promises is said there. The stable ABI of CPython 3.11 is all that is used;
    words are read and written by memcpy, because nothing says that payloads are aligned. */
 
-#define PY_SSIZE_T_CLEAN
 #define Py_LIMITED_API 0x030B0000
 #include <Python.h>
 
