@@ -22,6 +22,7 @@ from raw_peer import Streams, tcp_pair
 
 from trio_ws import (
     ConnectionClosed,
+    PermessageDeflate,
     WebSocketStream,
     wrap_client_stream,
     wrap_server_stream,
@@ -34,6 +35,10 @@ from trio_ws.testing import NO_TIMEOUTS, FaultyStream, SweepResult
 KINDS: Final = ("lockstep", "bytes", "socket", "tcp", "tls")
 """``bytes`` is memory that brings one byte at a time, ``socket`` and ``tcp`` are sockets with the
 smallest buffers the kernel knows, ``tls`` is TLS over memory."""
+
+COMPRESSED: Final = ("bytes", "tls")
+"""Over these kinds every message is compressed, with context takeover: one that were deflated and
+not sent, or sent twice, would garble the next."""
 
 ROLES_AND_KINDS: Final = (
     (Role.CLIENT, "lockstep"),
@@ -126,6 +131,7 @@ async def open_subject(
         "timeouts": NO_TIMEOUTS,
         "max_inbox_size": 1,
         "max_outbox_size": 1,
+        "compression": PermessageDeflate(min_size=0) if kind in COMPRESSED else None,
     }
     book.streams = streams
     size = 3000 if kind in ("socket", "tcp") else 3
@@ -145,6 +151,7 @@ async def open_subject(
         handshakes.start_soon(accept)
     split(streams)
     book.ws = ends.pop(role)
+    assert (book.ws.compression is None) is (kind not in COMPRESSED)
     (book.peer,) = ends.values()
     book.peer.configure(control_callback=lambda opcode, data: book.controls.append(bytes(data)))
 
