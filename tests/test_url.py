@@ -160,6 +160,14 @@ def test_repr_hides_the_user_information() -> None:
         ("ws://a\N{FULLWIDTH SOLIDUS}b/", "not encoded"),
         ("ws://a\N{FULLWIDTH COMMERCIAL AT}b/", "not encoded"),
         ("ws://us%3Aer:p@h/", "':'"),
+        ("ws://stra\N{LATIN SMALL LETTER SHARP S}e.example/", r"'\xdf', of which"),
+        ("ws://GRO\N{LATIN CAPITAL LETTER SHARP S}.example/", "starts with xn--"),
+        (
+            "ws://\u03b2\u03bf\N{GREEK SMALL LETTER FINAL SIGMA}.example/",
+            "starts with xn--",
+        ),
+        ("ws://a\N{ZERO WIDTH JOINER}b.example/", r"'\u200d', of which"),
+        ("ws://a\N{ZERO WIDTH NON-JOINER}b.example/", "starts with xn--"),
     ],
 )
 def test_a_bad_url_is_a_value_error_that_names_the_fix(url: str, fix: str) -> None:

@@ -24,6 +24,10 @@ _space_or_control = re.compile(r"[\x00-\x20\x7f]")
 _stray_percent = re.compile(r"%(?![0-9A-Fa-f]{2})")
 _lone_surrogate = re.compile(r"[\ud800-\udfff]")
 
+# Python knows the IDNA of 2003, which writes these as others or leaves them out, and so names
+# another host than the IDNA of 2008 and browsers do: sharp s, final sigma, two zero-width joiners.
+_ambiguous = re.compile(r"[\u00df\u1e9e\u03c2\u200c\u200d]")
+
 # What RFC 3986 allows in a path or query, beside letters, digits and "-._~". Square brackets are
 # not in its list, but everybody sends them in queries as they are.
 _TARGET_SAFE: Final = "/:?@!$&'()*+,;=%[]"
@@ -55,7 +59,8 @@ def parse_url(url: str) -> WebSocketURL:
     """Parse a WebSocket URL.
 
     Characters beyond ASCII are percent-encoded as UTF-8 in path and query, and encoded by IDNA in
-    the host. ``user:password@`` becomes Basic authorization (RFC 7617).
+    the host, but for a few of which its versions make different names: those are refused.
+    ``user:password@`` becomes Basic authorization (RFC 7617).
 
     :param url: such as ``wss://user:password@example.org:8443/chat?room=1``.
     :raises ValueError: if it is not a WebSocket URL; the message says what to change.
@@ -125,6 +130,12 @@ def _parse_host(host: str) -> str:
         raise ValueError("the URL has no host: write ws://host/path")
     if host.startswith("["):
         return _parse_ipv6_literal(host[1:-1])
+    ambiguous = _ambiguous.search(host)
+    if ambiguous is not None:
+        raise ValueError(
+            f"the URL's host contains {ambiguous[0]!a}, of which the versions of IDNA make "
+            "different names: write the encoded name, which starts with xn--"
+        )
     try:
         name = host.encode("idna").decode("ascii").lower()
     except UnicodeError:
