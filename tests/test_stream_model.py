@@ -1,7 +1,7 @@
 """Random programs for two streams: nothing is seen that the model does not allow.
 
-A thousand programs where the environment variable CI is set, fifty elsewhere. A program that has
-ever failed stays, as an explicit example.
+A thousand programs where the environment variable CI is set, and there always the same ones; about
+fifty elsewhere, and others each time. A program that has ever failed stays, as an explicit example.
 """
 
 from __future__ import annotations
