@@ -286,13 +286,14 @@ async def opening(name: str, kind: str, contexts: Contexts, probe: CancelProbe) 
                 await peers[0].send(message)
 
     url = "wss://localhost/" if kind == "tls" else "ws://localhost/"
+    ssl_context = contexts[0] if kind == "tls" else None
     with nothing_left():
         async with trio.open_nursery() as nursery:
             nursery.start_soon(accept)
             with probe.scope:
                 if name == "open_websocket":
                     async with trio_ws.open_websocket(
-                        url, connect=connect, ssl_context=contexts[0], timeouts=NO_TIMEOUTS
+                        url, connect=connect, ssl_context=ssl_context, timeouts=NO_TIMEOUTS
                     ) as ws:
                         opened = True
                         await ws.send("hello")
@@ -303,7 +304,7 @@ async def opening(name: str, kind: str, contexts: Contexts, probe: CancelProbe) 
                             inner,
                             url,
                             connect=connect,
-                            ssl_context=contexts[0],
+                            ssl_context=ssl_context,
                             timeouts=NO_TIMEOUTS,
                         )
                         opened = True
