@@ -30,7 +30,7 @@ _said = re.compile(r'"text":"(\d+)"')
 _CONNECTING = 50
 """Clients that connect at the same time."""
 
-_CALM = 2.0
+_CALM = 1.0
 """Seconds until nobody is told any more who has joined, and after the last message."""
 
 _ASKED = 40
