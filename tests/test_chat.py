@@ -116,7 +116,7 @@ async def test_who_stops_reading_is_dropped_with_1013_and_the_others_go_on() -> 
         return trio.SocketStream(socket)
 
     async with (
-        running_chat("--rate", "1000000") as chat,
+        running_chat("--rate", "1000000", "--patience", "0.1") as chat,
         chat.visitor("Ann") as ann,
         chat.visitor("Bob") as bob,
         trio_ws.open_websocket(
@@ -130,7 +130,7 @@ async def test_who_stops_reading_is_dropped_with_1013_and_the_others_go_on() -> 
 
             async def talk() -> None:
                 while True:
-                    await ann.say("x" * 1000)
+                    await ann.say("\N{UMBRELLA}" * 1000)
 
             nursery.start_soon(talk)
             await bob.hear_until("left", nick="Eve")

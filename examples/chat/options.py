@@ -29,6 +29,7 @@ class Options:
     rooms: int
     members: int
     rate: float
+    patience: float
     keep: float
 
     def limits(self) -> Limits:
@@ -38,6 +39,7 @@ class Options:
             members=self.members,
             rate=self.rate,
             burst=max(1, round(2 * self.rate)),
+            patience=self.patience,
             keep=self.keep,
         )
 
@@ -124,6 +126,13 @@ def _add_limits(parser: argparse.ArgumentParser) -> None:
         default=default.rate,
         metavar="N",
         help="things a client may do in a second; twice as many at once (%(default)s)",
+    )
+    add(
+        "--patience",
+        type=_seconds,
+        default=default.patience,
+        metavar="SECONDS",
+        help="for which a client may read too slowly (%(default)s)",
     )
     add(
         "--keep",
