@@ -149,6 +149,18 @@ async def test_what_a_server_missed_without_its_connection_it_gets_when_it_has_o
         await ann.hear_until("status", online=True)
 
 
+async def test_who_has_missed_more_than_can_be_got_is_told(redis: RedisServer) -> None:
+    async with running_chat("--backplane", redis.url) as chat, chat.visitor("Ann") as ann:
+        id_ = await ann.say("before")
+        said = '{"type":"message","id":%d,"nick":"Bob","text":"missed","key":"key-%d"}'
+        messages = [said % (id_ + number, number) for number in range(2, 52)]
+        redis.run("DEL", "chat:{lobby}:log")
+        redis.run("RPUSH", "chat:{lobby}:log", *messages)
+        redis.run("CLIENT", "KILL", "TYPE", "pubsub")
+        await ann.hear_until("missed")
+        assert (await ann.hear_until("message"))["id"] == id_ + 2
+
+
 async def test_whose_nickname_was_taken_while_the_servers_were_apart_comes_in_again(
     redis: RedisServer,
 ) -> None:

@@ -36,6 +36,9 @@ From the server:
 ``typing``   ``nick``                                    Somebody is writing.
 ``nicks``    ``nicks``                                   Who is here, after some of that was
                                                          missed.
+``missed``                                               More was said than the server could get
+                                                         when the servers had each other again:
+                                                         some messages are missing here.
 ``status``   ``online``                                  Whether the servers have each other. If
                                                          not, nothing can be said for now.
 ``error``    ``code``, ``text``, ``key``,                Something was refused; ``code`` is one

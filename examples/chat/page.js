@@ -171,6 +171,7 @@ const handlers = {
     showTyping();
   },
   nicks(event) { setPeople(event.nicks); },
+  missed() { notice("You may have missed some messages."); },
   status(event) {
     online = event.online;
     notice(online

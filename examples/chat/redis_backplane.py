@@ -52,7 +52,7 @@ _TIMEOUT: Final = 3.0
 """Seconds for Redis to answer."""
 
 _FIRST_PAUSE: Final = 0.1
-_LONGEST_PAUSE: Final = 2.0
+_LONGEST_PAUSE: Final = 1.0
 """Seconds between attempts to connect; the pause doubles from the first to the longest."""
 
 _SCRIPTS: Final = {path.stem: path.read_text() for path in Path(__file__).parent.glob("lua/*.lua")}

@@ -115,6 +115,8 @@ class Room:
     def load(self, state: RoomState) -> None:
         """Take over *state*, then what was held."""
         held, self._held = self._held or [], None
+        if self._has_gap_to(state):
+            self.send_to_all(encode("missed"))
         for message in state.messages:
             self.deliver(message)
         nicks = {fold(nick): nick for nick in state.nicks}
@@ -123,6 +125,12 @@ class Room:
             self.send_to_all(self._encode_nicks())
         for event in held:
             self.deliver(event)
+
+    def _has_gap_to(self, state: RoomState) -> bool:
+        """Whether there may be messages between the last one here and the first one there."""
+        last = self._history.last_id
+        is_full = len(state.messages) >= self._limits.history
+        return last > 0 and is_full and state.messages[0].id > last
 
     def deliver(self, event: Event) -> None:
         """This happened: remember it, and tell the members."""
