@@ -20,7 +20,7 @@ try:
     trio.run(main, sys.argv[1] if len(sys.argv) > 1 else "ws://localhost:8000/")
 except KeyboardInterrupt:
     print("stopped")
-except (OSError, trio_ws.HandshakeError) as error:
+except (OSError, ValueError, trio_ws.HandshakeError) as error:
     sys.exit(f"no connection: {error}")
 except trio_ws.ConnectionClosed as error:
     sys.exit(f"{error}")

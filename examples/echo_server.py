@@ -15,12 +15,16 @@ async def echo(ws: trio_ws.WebSocketStream) -> None:
 
 
 async def main(port: int) -> None:
-    async with trio.open_nursery() as nursery:
-        await nursery.start(trio_ws.serve_websocket, echo, port)
-        print(f"echoing on ws://localhost:{port}/, Ctrl-C to stop", flush=True)
+    if not 0 < port < 65536:
+        raise ValueError(f"{port} is no port: give 1 to 65535")
+    listeners = await trio.open_tcp_listeners(port)
+    print(f"echoing on ws://localhost:{port}/, Ctrl-C to stop", flush=True)
+    await trio_ws.serve_websocket(echo, listeners=listeners)
 
 
 try:
     trio.run(main, int(sys.argv[1]) if len(sys.argv) > 1 else 8000)
-except* KeyboardInterrupt:
+except KeyboardInterrupt:
     print("stopped")
+except (OSError, ValueError) as error:
+    sys.exit(f"no server: {error}")

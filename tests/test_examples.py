@@ -5,6 +5,7 @@ from __future__ import annotations
 import signal
 
 import pytest
+import trio
 from programs import ROOT, Program, free_port, run, running
 
 import trio_ws
@@ -38,8 +39,26 @@ async def test_ctrl_c_stops_the_echo_server_and_its_clients_see_1001() -> None:
     assert (ended.code, ended.output) == (0, "stopped\n")
 
 
-async def test_the_client_says_in_a_line_that_nobody_listens() -> None:
-    ended = await run("examples/client.py", f"ws://localhost:{free_port()}/")
+@pytest.mark.parametrize("port", ["abc", "99999"])
+async def test_the_echo_server_says_in_a_line_that_this_is_no_port(port: str) -> None:
+    ended = await run("examples/echo_server.py", port)
+    assert ended.code == 1
+    assert ended.output.startswith("no server: ")
+    assert ended.output.count("\n") == 1
+
+
+async def test_the_echo_server_says_in_a_line_that_its_port_is_taken() -> None:
+    (listener,) = await trio.open_tcp_listeners(0, host="127.0.0.1")
+    async with listener:
+        ended = await run("examples/echo_server.py", str(listener.socket.getsockname()[1]))
+    assert ended.code == 1
+    assert ended.output.startswith("no server: ")
+    assert ended.output.count("\n") == 1
+
+
+@pytest.mark.parametrize("url", [f"ws://localhost:{free_port()}/", "localhost:80"])
+async def test_the_client_says_in_a_line_that_there_is_no_server(url: str) -> None:
+    ended = await run("examples/client.py", url)
     assert ended.code == 1
     assert ended.output.startswith("no connection: ")
     assert ended.output.count("\n") == 1

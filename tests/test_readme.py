@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import logging
 import re
+import signal
 import textwrap
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import asynccontextmanager
@@ -96,6 +97,23 @@ async def test_a_server_serves(block: CodeBlock, tmp_path: Path) -> None:
         trio_ws.open_websocket(f"ws://localhost:{port}/") as ws,
     ):
         await ws.send("hello")
+
+
+@each("server")
+async def test_a_server_ends_in_a_line_on_ctrl_c_and_when_its_port_is_taken(
+    block: CodeBlock, tmp_path: Path
+) -> None:
+    port = free_port()
+    script = write_program(tmp_path, "server.py", with_port(block.code, port))
+    async with running(script) as program:
+        await program.read_line()
+        second = await run(script)
+        program.send_signal(signal.SIGINT)
+        first = await program.wait()
+    assert (first.code, first.output) == (0, "stopped\n")
+    assert second.code == 1
+    assert second.output.startswith("no server: ")
+    assert second.output.count("\n") == 1
 
 
 @each("program")
