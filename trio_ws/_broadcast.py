@@ -31,7 +31,8 @@ def broadcast(
     without context takeover. A stream with context takeover compresses it by itself, since what
     comes of it depends on what was sent there before: that costs as much as a ``send``.
 
-    :param streams: where to; each at most once.
+    :param streams: where to; each at most once. What is no stream raises AttributeError in its
+        turn: those before it have been sent the message.
     :param message: as for :meth:`WebSocketStream.send`.
     :param text: as for :meth:`WebSocketStream.send`.
     :param compress: as for :meth:`WebSocketStream.send`, for each stream.

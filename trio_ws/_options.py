@@ -34,7 +34,7 @@ class Timeouts:
 
     :param handshake: seconds for the whole opening handshake, and again for the whole close: flush,
         Close frames, TLS and TCP. Data that still arrives does not extend it. Default 30. None: no
-        limit.
+        limit but *idle*.
     :param idle: seconds of silence after which the peer counts as gone, and seconds for which the
         kernel may take nothing of what is to be written. Default 60. None: no limit.
     :param keep_alive_pings: whether a ping is sent after half of *idle*, so that a healthy peer
@@ -177,12 +177,14 @@ class StreamOptions:
     :param max_handshake_size: bytes that the head of the opening handshake's request or response
         may have. Default 64 KiB.
     :param max_inbox_size: bytes of received messages that wait for ``receive`` before the stream
-        stops reading; each message counts 64 bytes more than its length. Default 64 KiB.
+        stops reading; each message counts 64 bytes more than its length, and text is counted in
+        characters. Default 64 KiB.
     :param max_outbox_size: bytes of committed messages that wait to be written before ``send``
         waits. Default 64 KiB.
     :param control_callback: called with opcode and payload of every ping, pong and close received,
         in the reader, so it must be quick, and Ctrl-C does not interrupt it; if it raises, the
-        connection fails with 1011. Default None.
+        connection fails with 1011, but what is no ``Exception``, such as SystemExit, passes through
+        the nursery of the stream. Default None.
     :raises ValueError: if a size is out of range.
     :raises TypeError: if an option is of a wrong type: a size that is not an int, ``timeouts`` that
         is a number, an async ``control_callback``.
