@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from ._accepting import ProcessRequest
 from ._broadcast import broadcast
-from ._client import connect_websocket, open_websocket, wrap_client_stream
+from ._client import Connect, connect_websocket, open_websocket, wrap_client_stream
 from ._deflate import DeflateParameters
 from ._errors import (
     ConnectionClosed,
@@ -14,9 +15,9 @@ from ._errors import (
 from ._frames import SPEEDUPS, CloseCode, CloseReason, Opcode
 from ._handshake import HandshakeError
 from ._http import Request, Response
-from ._options import PermessageDeflate, StreamKeywords, StreamOptions, Timeouts
+from ._options import ControlCallback, PermessageDeflate, StreamKeywords, StreamOptions, Timeouts
 from ._protocol import MessageTooBig, ProtocolError
-from ._server import WebSocketServer, serve_websocket, wrap_server_stream
+from ._server import Handler, WebSocketServer, serve_websocket, wrap_server_stream
 from ._stream import StreamStatistics, WebSocketStream
 from ._upgrade import is_upgrade
 
@@ -24,15 +25,19 @@ __all__ = [
     "SPEEDUPS",
     "CloseCode",
     "CloseReason",
+    "Connect",
     "ConnectionClosed",
     "ConnectionClosedError",
     "ConnectionClosedOK",
+    "ControlCallback",
     "DeflateParameters",
+    "Handler",
     "HandshakeError",
     "HandshakeTimeout",
     "MessageTooBig",
     "Opcode",
     "PermessageDeflate",
+    "ProcessRequest",
     "ProtocolError",
     "Request",
     "Response",
