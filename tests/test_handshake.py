@@ -1149,3 +1149,43 @@ def test_a_client_reads_every_refusal_of_a_server_whole(rule: str) -> None:
     assert str(error).endswith(
         f"{response.status} {response.reason}: {response.body.decode().strip()}"
     )
+
+
+@pytest.mark.parametrize("empty", [b"\r\n", b"\n", b"\r\n\r\n", b"\n\r\n"])
+@pytest.mark.parametrize("size", [1, 1000])
+def test_empty_lines_before_a_request_are_skipped(empty: bytes, size: int) -> None:
+    handshake = ServerHandshake()
+    data = empty + request_bytes()
+    for start in range(0, len(data), size):
+        assert handshake.next_request() is None
+        handshake.receive_data(data[start : start + size])
+    request = handshake.next_request()
+    assert request is not None
+    assert request.target == "/chat"
+    assert handshake.trailing_data == b""
+
+
+def test_empty_lines_count_for_the_size_of_the_head() -> None:
+    handshake = ServerHandshake(max_size=1000)
+    handshake.receive_data(b"\r\n" * 501)
+    with pytest.raises(HandshakeError) as caught:
+        handshake.next_request()
+    assert caught.value.response is not None
+    assert caught.value.response.status == 414
+
+
+def test_a_carriage_return_is_no_empty_line() -> None:
+    handshake = ServerHandshake()
+    handshake.receive_data(b"\r")
+    assert handshake.next_request() is None
+    handshake.receive_data(b"GET / HTTP/1.1\r\n\r\n")
+    with pytest.raises(HandshakeError, match="400 Bad Request: The request is not HTTP"):
+        handshake.next_request()
+
+
+def test_a_client_that_goes_away_in_an_empty_line() -> None:
+    handshake = ServerHandshake()
+    handshake.receive_data(b"\r")
+    handshake.receive_data(b"")
+    with pytest.raises(HandshakeError, match="closed the connection in the middle"):
+        handshake.next_request()

@@ -457,7 +457,9 @@ class ServerHandshake:
 
     def _take_head(self) -> bytes | None:
         received = self._received
-        if received.data and not 0x20 < received.data[0] < 0x7F:
+        received.skip_empty_lines()
+        # One CR may be the start of an empty line.
+        if received.data and received.data != b"\r" and not 0x20 < received.data[0] < 0x7F:
             hint = " It looks like TLS." if _is_tls(received.data) else ""
             raise self._reject(400, f"The request is not HTTP.{hint}")
         try:

@@ -19,6 +19,7 @@ import h11
 from ._http import Pairs, Request, Response, unchecked_request, unchecked_response
 
 _blank_line = re.compile(rb"\n\r?\n")
+_empty_lines = re.compile(rb"(?:\r?\n)*")
 
 
 _NAMES: Final = {
@@ -69,6 +70,13 @@ class ReceivedHead:
             self.data += data
         else:
             self.eof = True
+
+    def skip_empty_lines(self) -> None:
+        """Drop what may stand before a request (RFC 9112 section 2.2). It counts for the limit."""
+        match = _empty_lines.match(self.data)
+        assert match is not None
+        self._limit -= match.end()
+        del self.data[: match.end()]
 
     def take(self) -> bytes | None:
         """Cut off the next head, blank line and all; None if it is not complete."""
