@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import copy
+import random
+
 import pytest
 import trio
 import trio.testing
@@ -22,6 +25,7 @@ from raw_peer import (
 from transports import DETERMINISTIC_KINDS, fill, open_streams
 
 from trio_ws import ConnectionClosedError, ConnectionClosedOK, Opcode, Timeouts
+from trio_ws._pings import fresh_payload
 from trio_ws._protocol import Role
 from trio_ws.testing import NO_TIMEOUTS, FaultyStream, websocket_pair
 
@@ -791,3 +795,35 @@ async def test_two_silent_ends_keep_each_other_alive_over_every_transport(
     await trio.sleep(3600)
     await client.send("still there?")
     assert await server.receive() == "still there?"
+
+
+async def test_a_part_of_a_message_that_the_end_has_cut_off_meets_the_end(
+    nursery: trio.Nursery,
+) -> None:
+    client, server = await websocket_pair(nursery)
+    start, end = "\u00fc".encode()[:1], "\u00fc".encode()[1:]
+    await client.send_some(start, fin=False, text=True)
+    await server.aclose()
+    with pytest.raises(ConnectionClosedError):
+        await client.send_some(end, fin=True, text=True)
+
+
+async def test_an_exception_of_a_closed_connection_can_be_copied(nursery: trio.Nursery) -> None:
+    client, server = await websocket_pair(nursery)
+    await server.aclose(4000, "why")
+    with pytest.raises(ConnectionClosedError) as caught:
+        await client.receive()
+    caught.value.add_note("a note")
+    copied = copy.copy(caught.value)
+    assert type(copied) is ConnectionClosedError
+    assert copied.stream is client
+    assert vars(copied) == vars(caught.value)
+    assert str(copied) == str(caught.value)
+
+
+def test_pings_leave_the_random_numbers_of_the_program_alone() -> None:
+    random.seed(1)
+    expected = random.random()
+    random.seed(1)
+    assert fresh_payload() != fresh_payload()
+    assert random.random() == expected

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import trio
 
 from ._frames import CloseReason
@@ -36,6 +38,11 @@ class ConnectionClosed(Exception):
         self.received = received
         self.sent = sent
         self.stream = stream
+
+    def __reduce__(self) -> tuple[object, ...]:
+        """For ``copy``, which would not give the constructor its keywords."""
+        make = partial(type(self), received=self.received, sent=self.sent, stream=self.stream)
+        return make, self.args, self.__dict__
 
     def __str__(self) -> str:
         text = f"the WebSocket connection is closed: {self.code}"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import random
+import os
 from collections import OrderedDict
 from collections.abc import Callable
 from typing import NamedTuple
@@ -22,7 +22,7 @@ class _SentPing(NamedTuple):
 
 def fresh_payload() -> bytes:
     """Eight bytes that no other ping of the stream is likely to have."""
-    return random.randbytes(8)
+    return os.urandom(8)
 
 
 class Pings:

@@ -478,7 +478,12 @@ class WebSocketStream(trio.abc.Channel[str | bytes]):
 
         Cancellation is total: the part was not sent, and may be sent again.
         """
-        opcode, payload, utf8_pending = self._encode_part(data, fin, text)
+        try:
+            opcode, payload, utf8_pending = self._encode_part(data, fin, text)
+        except UnicodeError:
+            # The message that this continues may have ended with the connection.
+            self._check_sending()
+            raise
         compressed = self._compresses_part(compress, len(payload))
         await self._checkpoint(_price(len(payload), compressed))
         self._check_sending()
