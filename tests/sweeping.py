@@ -301,28 +301,68 @@ def strip(message: str | bytes) -> str:
 
 
 class Listener(trio.abc.Listener[trio.abc.Stream]):
-    """Listens within this process.
+    """Listens within this process, or for ``tcp`` on a port: then the kernel is between.
+
+    Over TLS it hands out what is below, as listeners do for a server that has an ``ssl_context``.
 
     :ivar accepted: the streams that it has handed out.
+    :ivar dialed: those of the clients.
     """
 
-    def __init__(self) -> None:
+    def __init__(
+        self, kind: str, contexts: Contexts | None = None, max_bytes: int | None = None
+    ) -> None:
         self.accepted: list[trio.abc.Stream] = []
+        self.dialed: list[trio.abc.Stream] = []
         self.closed = False
+        self._kind = kind
+        self._contexts = contexts
+        self._max_bytes = max_bytes
+        self._backlog: trio.SocketListener | None = None
+        if kind == "tcp":
+            listening = socket.create_server(("127.0.0.1", 0))
+            self._backlog = trio.SocketListener(trio.socket.from_stdlib_socket(listening))
         self._send, self._receive = trio.open_memory_channel[trio.abc.Stream](10)
 
-    def dial(self) -> trio.abc.Stream:
-        """A client's stream that is connected."""
-        ours, theirs = trio.testing.memory_stream_pair()
+    async def dial(self) -> trio.abc.Stream:
+        """A client's stream that is connected.
+
+        :raises OSError: the listener is closed.
+        """
+        if self._backlog is not None:
+            client = await trio.open_tcp_stream(*self._backlog.socket.getsockname())
+            client.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1)
+            self.dialed.append(client)
+            return client
+        if self.closed:
+            raise ConnectionRefusedError
+        ours, theirs = streams = await make_streams(self._kind, self._contexts)
+        if self._max_bytes is not None:
+            split(streams, self._max_bytes)
+        self.dialed.append(ours)
+        if isinstance(theirs, trio.SSLStream):
+            theirs = theirs.transport_stream
         self._send.send_nowait(theirs)
         return ours
 
     async def accept(self) -> trio.abc.Stream:
-        self.accepted.append(await self._receive.receive())
-        return self.accepted[-1]
+        if self._backlog is None:
+            stream = await self._receive.receive()
+        else:
+            stream = await self._backlog.accept()
+            stream.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1)
+        self.accepted.append(stream)
+        return stream
 
     async def aclose(self) -> None:
+        """Close it, and as a kernel does, who was not accepted yet."""
         self.closed = True
+        with trio.CancelScope(shield=True), suppress(trio.WouldBlock):
+            if self._backlog is not None:
+                await self._backlog.aclose()
+            while True:
+                self.accepted.append(self._receive.receive_nowait())
+                await trio.aclose_forcefully(self.accepted[-1])
         await trio.lowlevel.checkpoint()
 
 

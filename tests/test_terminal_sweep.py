@@ -30,7 +30,13 @@ from sweeping import (
 )
 
 import trio_ws
-from trio_ws import ConnectionClosed, ConnectionClosedOK, HandshakeError, WebSocketStream
+from trio_ws import (
+    ConnectionClosed,
+    ConnectionClosedOK,
+    HandshakeError,
+    WebSocketServer,
+    WebSocketStream,
+)
 from trio_ws._protocol import Role
 from trio_ws.testing import (
     NO_TIMEOUTS,
@@ -218,6 +224,10 @@ def test_aclose_that_is_cancelled_closes_at_once_and_everybody_ends(
 
 
 async def nursery_scope(role: Role, kind: str, contexts: Contexts, probe: CancelProbe) -> None:
+    """It is cancelled at every step of every task for a client over memory in lockstep and for a
+    server over a socket, each way to write once; else at the steps of the task that opens the
+    stream and closes it.
+    """
     book = Book()
     set_budget(1)
     opened = False
@@ -385,78 +395,109 @@ async def echo(ws: WebSocketStream) -> None:
         await ws.send(message)
 
 
-async def talk(listener: Listener, count: int) -> None:
-    """A client that says something, and then waits for the end."""
-    stream = listener.dial()
+async def serve(
+    nursery: trio.Nursery,
+    listener: Listener,
+    handler: Callable[[WebSocketStream], Awaitable[None]],
+    ssl_context: ssl.SSLContext | None,
+) -> WebSocketServer:
+    server: WebSocketServer = await nursery.start(
+        functools.partial(
+            trio_ws.serve_websocket,
+            handler,
+            listeners=[listener],
+            ssl_context=ssl_context,
+            timeouts=NO_TIMEOUTS,
+        )
+    )
+    return server
+
+
+async def talk(listener: Listener, count: int, size: int) -> None:
+    """A client, if there is still somebody who listens: it asks, and then closes."""
+    try:
+        stream = await listener.dial()
+    except OSError:
+        assert listener.closed
+        return
     with suppress(HandshakeError, ConnectionClosed):
         async with trio.open_nursery() as nursery:
             ws = await trio_ws.wrap_client_stream(
                 nursery, stream, host="test", timeouts=NO_TIMEOUTS
             )
-            await until_closed(functools.partial(exchange, ws, count))
+            await until_closed(functools.partial(exchange, ws, count, size))
             await ws.aclose()
     assert await is_closed(stream)
 
 
-async def exchange(ws: WebSocketStream, count: int) -> None:
+async def exchange(ws: WebSocketStream, count: int, size: int) -> None:
     for number in range(count):
-        await ws.send(str(number))
-        assert await ws.receive() == str(number)
+        message = str(number).ljust(size, ".")
+        await ws.send(message)
+        assert await ws.receive() == message
+
+
+def message_size(kind: str) -> int:
+    """More than the kernel takes at a time, where there is one."""
+    return 3000 if kind in ("socket", "tcp") else 3
 
 
 async def check_server_is_gone(listener: Listener) -> None:
+    """And its clients are."""
     assert listener.closed
-    for stream in listener.accepted:
+    for stream in (*listener.accepted, *listener.dialed):
         assert await is_closed(stream)
 
 
-async def serving(probe: CancelProbe) -> None:
-    listener = Listener()
+async def serving(kind: str, contexts: Contexts, clients: int, probe: CancelProbe) -> None:
+    """Clients come, talk and go, and then the server is shut down, all of it in the scope."""
+    listener = Listener(kind, contexts, HANDSHAKE_BYTES)
+    ssl_context = contexts[1] if kind == "tls" else None
     with nothing_left():
-        async with trio.open_nursery() as nursery:
-            with probe.scope:
-                async with trio.open_nursery() as inner:
-                    server = await inner.start(
-                        functools.partial(
-                            trio_ws.serve_websocket,
-                            echo,
-                            listeners=[listener],
-                            timeouts=NO_TIMEOUTS,
-                        )
-                    )
-                    async with trio.open_nursery() as clients:
-                        clients.start_soon(talk, listener, 2)
-                        clients.start_soon(talk, listener, 2)
-                    await server.shutdown()
-            await check_server_is_gone(listener)
-            nursery.cancel_scope.cancel()
+        with probe.scope:
+            async with trio.open_nursery() as inner:
+                server = await serve(inner, listener, echo, ssl_context)
+                async with trio.open_nursery() as others:
+                    for _ in range(clients - 1):
+                        others.start_soon(talk, listener, 2, message_size(kind))
+                    await talk(listener, 2, message_size(kind))
+                await server.shutdown()
+        await check_server_is_gone(listener)
 
 
-def test_a_server_that_is_cancelled_leaves_nothing() -> None:
-    assert sweep(serving, "serve_websocket", every_task=True).effective > 10
+@OVER_KINDS
+def test_a_server_that_is_cancelled_leaves_nothing(kind: str, contexts: Contexts) -> None:
+    clients = 2 if kind == "lockstep" else 1
+    result = sweep(
+        functools.partial(serving, kind, contexts, clients),
+        f"serve_websocket {kind}",
+        every_task=True,
+    )
+    assert result.effective > 10
 
 
-async def shutting_down(probe: CancelProbe) -> None:
-    """Two clients talk, and a third one has a handler that does not end by itself."""
-    listener = Listener()
-    stuck = trio.Event()
+async def shutting_down(kind: str, contexts: Contexts, clients: int, probe: CancelProbe) -> None:
+    """All clients talk but the last one: its handler does not end by itself.
+
+    Over TCP it does: each wait for the end of the grace would be one for the clock, a second long.
+    """
+    listener = Listener(kind, contexts, HANDSHAKE_BYTES)
+    ssl_context = contexts[1] if kind == "tls" else None
+    all_talk = trio.Event()
 
     async def handle(ws: WebSocketStream) -> None:
-        if len(server.connections) == 3:
-            stuck.set()
-            await trio.sleep_forever()
+        if len(server.connections) == clients:
+            all_talk.set()
+            if kind != "tcp":
+                await trio.sleep_forever()
         await echo(ws)
 
     with nothing_left():
         async with trio.open_nursery() as nursery:
-            server = await nursery.start(
-                functools.partial(
-                    trio_ws.serve_websocket, handle, listeners=[listener], timeouts=NO_TIMEOUTS
-                )
-            )
-            for _ in range(3):
-                nursery.start_soon(talk, listener, 1000)
-            await stuck.wait()
+            server = await serve(nursery, listener, handle, ssl_context)
+            for _ in range(clients):
+                nursery.start_soon(talk, listener, 1000, message_size(kind))
+            await all_talk.wait()
             with probe.scope:
                 await server.shutdown(grace=3)
             returned_at = trio.current_time()
@@ -466,8 +507,15 @@ async def shutting_down(probe: CancelProbe) -> None:
         assert not server.connections
 
 
-def test_a_shutdown_that_is_cancelled_is_one_without_grace() -> None:
-    assert sweep(shutting_down, "shutdown", every_task=True).effective > 10
+@OVER_KINDS
+def test_a_shutdown_that_is_cancelled_is_one_without_grace(kind: str, contexts: Contexts) -> None:
+    clients = 3 if kind == "lockstep" else 2
+    result = sweep(
+        functools.partial(shutting_down, kind, contexts, clients),
+        f"shutdown {kind}",
+        every_task=True,
+    )
+    assert result.effective > 10
 
 
 class BreaksWhenWoken(FaultyStream):
