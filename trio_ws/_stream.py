@@ -767,8 +767,8 @@ class WebSocketStream(trio.abc.Channel[str | bytes]):
         """A cancellation point; and a schedule point if the budget of the run is spent."""
         # Not a coroutine around another one: there are two of these for each message.
         if self._ticker.spend(size):
-            return trio.lowlevel.checkpoint_if_cancelled()
-        return trio.lowlevel.checkpoint()
+            return trio.lowlevel.checkpoint_if_cancelled()  # noqa: ASYNC105 (the caller does)
+        return trio.lowlevel.checkpoint()  # noqa: ASYNC105 (the caller does)
 
     # The reader
 
