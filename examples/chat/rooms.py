@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import Final
 
@@ -24,7 +25,7 @@ import trio
 
 import trio_ws
 
-from .backplane import Backplane, Identity, LocalRoom, RoomState
+from .backplane import Backplane, Identity, LocalRoom, RoomState, Unavailable
 from .history import History
 from .limits import Limits
 from .logs import log
@@ -42,6 +43,9 @@ from .messages import (
     encode_welcome,
     fold,
 )
+
+LEAVE_TIMEOUT: Final = 5.0
+"""Seconds to tell the backplane that somebody has left."""
 
 TOO_SLOW: Final = (1013, "you read too slowly: come back")
 REPLACED: Final = (4000, "you are here by another connection")
@@ -231,7 +235,8 @@ class Rooms:
             try:
                 room.admit(member, seen)
             except Exception:
-                await self._backplane.release(name, member.who)
+                with trio.move_on_after(LEAVE_TIMEOUT, shield=True), suppress(Unavailable):
+                    await self._backplane.release(name, member.who)
                 raise
         except BaseException:
             self._stop_using(room)

@@ -26,7 +26,7 @@ from .messages import (
     encode_refusal,
     parse,
 )
-from .rooms import TOO_SLOW, Member, Room, Rooms
+from .rooms import LEAVE_TIMEOUT, TOO_SLOW, Member, Room, Rooms
 
 NOT_JOINED: Final = (1008, "you did not join")
 TOO_FAST: Final = (1008, "you were told to slow down")
@@ -36,9 +36,6 @@ _WARNINGS: Final = 100
 
 _RETRY_AFTER: Final = 1.0
 """Seconds after which a client may try again what the backplane was lost for."""
-
-_LEAVE_TIMEOUT: Final = 5.0
-"""Seconds to tell the backplane that somebody has left."""
 
 
 class Session:
@@ -98,7 +95,7 @@ class Session:
             code, reason = self._goodbye or self._ws.close_reason or (1006, "")
             fields = {"code": code, "reason": reason} if reason else {"code": code}
             log(logging.INFO, "left", room=room.name, nick=member.who.nick, **fields)
-            with trio.move_on_after(_LEAVE_TIMEOUT, shield=True), suppress(Unavailable):
+            with trio.move_on_after(LEAVE_TIMEOUT, shield=True), suppress(Unavailable):
                 await self._rooms.leave(room, member)
 
     def _check(self, data: str | bytes) -> ClientMessage:
