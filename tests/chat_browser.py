@@ -24,7 +24,7 @@ from selenium.webdriver.support.ui import WebDriverWait
 
 T = TypeVar("T")
 
-PATIENCE: Final = 60.0
+PATIENCE: Final = 120.0
 """Seconds after which the page does not become what it should, and the test fails."""
 
 _FLAGS: Final = (

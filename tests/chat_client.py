@@ -19,7 +19,7 @@ import trio_ws
 
 Fields = dict[str, object]
 
-PATIENCE: Final = 60.0
+PATIENCE: Final = 120.0
 """Seconds after which a message does not come any more, and the test fails."""
 
 _sessions = itertools.count(1)
