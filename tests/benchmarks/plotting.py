@@ -16,7 +16,7 @@ _PANEL_WIDTH: Final = 410
 _BAR: Final = 13
 _STEP: Final = 17
 _LABELS: Final = 150
-_VALUES: Final = 70
+_VALUES: Final = 110
 _STYLE: Final = """
 text { font: 11px system-ui, sans-serif; fill: #222 }
 .title { font-weight: 600; font-size: 12px }
@@ -59,12 +59,15 @@ def _draw(outcomes: list[Outcome]) -> Iterator[str]:
 def _panel(outcome: Outcome, left: int, top: int) -> Iterator[str]:
     yield f'<text class="title" x="{left}" y="{top + 12}">{escape(outcome.row.title)}</text>'
     peers = outcome.measured()
-    most = max((outcome.median(peer.name) for peer in peers), default=0.0) or 1.0
+    # Bytes that are only copied would leave no room for the rest: that bar may be cut off.
+    rivals = [outcome.median(peer.name) for peer in peers if peer.name != PLAIN]
+    most = max(rivals, default=0.0) or 1.0
     room = _PANEL_WIDTH - _LABELS - _VALUES
     for number, peer in enumerate(peers):
         y = top + 24 + _STEP * number
         value = outcome.median(peer.name)
-        width = max(1.0, value / most * room)
+        width = max(1.0, min(1.0, value / most) * room)
+        cut = " (cut off)" if value > 1.5 * most else ""
         kind = {OURS: "ours", PLAIN: "plain"}.get(peer.name, "peer")
         yield f'<text x="{left}" y="{y + _BAR - 3}">{escape(peer.title)}</text>'
         yield (
@@ -73,5 +76,5 @@ def _panel(outcome: Outcome, left: int, top: int) -> Iterator[str]:
         )
         yield (
             f'<text class="value" x="{left + _LABELS + width + 6:.1f}" y="{y + _BAR - 3}">'
-            f"{format_value(value, outcome.row.kind)}</text>"
+            f"{format_value(value, outcome.row.kind)}{cut}</text>"
         )

@@ -7,7 +7,8 @@
 
 Each server runs on one core and the load client, which is in C++, on another. The rounds are
 interleaved: in each, every peer has its turn, so that what disturbs the machine disturbs all. The
-median of the rounds counts, and the ratio of two medians of one run. Nothing else should run.
+median of the rounds counts, and the ratio of two medians of one run. Nothing else should run; if
+something must, ``chrt -r 1`` in front of the command (for root) gives it what is left over.
 """
 
 from __future__ import annotations
