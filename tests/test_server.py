@@ -1287,8 +1287,9 @@ async def use_a_closed_channel() -> None:
     await channel.send("hello")
 
 
-async def use_a_closed_channel_in_a_nursery() -> None:
+async def use_closed_channels_in_a_nursery() -> None:
     async with trio.open_nursery() as nursery:
+        nursery.start_soon(use_a_closed_channel)
         nursery.start_soon(use_a_closed_channel)
 
 
@@ -1302,7 +1303,7 @@ async def use_another_stream_that_is_closed() -> None:
 
 @pytest.mark.parametrize(
     "fail",
-    [use_a_closed_channel, use_a_closed_channel_in_a_nursery, use_another_stream_that_is_closed],
+    [use_a_closed_channel, use_closed_channels_in_a_nursery, use_another_stream_that_is_closed],
 )
 async def test_something_else_that_is_closed_is_an_error_after_the_end_of_the_stream_too(
     nursery: trio.Nursery, log: Log, fail: Callable[[], Awaitable[None]]
