@@ -126,7 +126,9 @@ def test_compression_that_is_none_is_told_what_to_write(compression: object) -> 
 async def async_callback(opcode: Opcode, payload: bytes) -> None: ...
 
 
-async def generator_callback(opcode: Opcode, payload: bytes) -> AsyncGenerator[None]:
+async def generator_callback(  # noqa: ASYNC124, ASYNC900 (it is the mistake)
+    opcode: Opcode, payload: bytes
+) -> AsyncGenerator[None]:
     yield
 
 
