@@ -40,17 +40,8 @@ COMPRESSED: Final = ("bytes", "tls")
 """Over these kinds every message is compressed, with context takeover: one that were deflated and
 not sent, or sent twice, would garble the next."""
 
-ROLES_AND_KINDS: Final = (
-    (Role.CLIENT, "lockstep"),
-    (Role.SERVER, "lockstep"),
-    (Role.CLIENT, "socket"),
-    (Role.SERVER, "socket"),
-    (Role.CLIENT, "bytes"),
-    (Role.SERVER, "tcp"),
-    (Role.CLIENT, "tls"),
-)
-"""Both roles over each of the two ways to write; the other kinds differ from these below the
-transport's interface, where a role makes no difference, and so have one role each."""
+ROLES_AND_KINDS: Final = tuple(itertools.product(Role, KINDS))
+"""Every call is swept in both roles over each."""
 
 Contexts: TypeAlias = tuple[ssl.SSLContext, ssl.SSLContext]
 

@@ -2,8 +2,6 @@
 
 Total around a call: it had no effect, and the stream is as good as before. Terminal around
 ``aclose`` and around the nursery: the transport is gone, nothing waits, nothing is left.
-
-Not every call is swept in both roles over every transport: see :data:`sweeping.ROLES_AND_KINDS`.
 """
 
 from __future__ import annotations

@@ -1,9 +1,4 @@
-"""Cancellation at every point of what closes, opens and serves: nothing is left of it.
-
-``send_close`` and ``wait_closed``, being total, are swept as the other total calls are: not in both
-roles over every transport, see :data:`sweeping.ROLES_AND_KINDS`. What opens and what serves is
-swept over each, and of what closes each role has its own way.
-"""
+"""Cancellation at every point of what closes, opens and serves: nothing is left of it."""
 
 from __future__ import annotations
 
