@@ -52,6 +52,7 @@ from ._frames import (
     apply_mask,
     decode_messages,
     is_valid_close_code,
+    mask_in_place,
     parse_header,
     truncate_reason,
     validate_utf8,
@@ -504,16 +505,31 @@ class Protocol:
 
     def _receive_payload(self, chunk: memoryview, events: list[Event]) -> None:
         """Bytes of the data frame in progress."""
-        length = len(chunk)
-        self._remaining -= length
-        if self._compressed or not self._dropped:
-            payload = chunk if self._key is None else apply_mask(chunk, self._key, self._offset)
-            self._offset += length
-            if self._compressed:
-                self._feed_inflater(payload, events)
-                return
-            self._collect(payload)
+        offset = self._offset
+        self._offset += len(chunk)
+        self._remaining -= len(chunk)
+        if self._compressed:
+            payload = chunk if self._key is None else apply_mask(chunk, self._key, offset)
+            self._feed_inflater(payload, events)
+            return
+        if not self._dropped:
+            self._collect_frame(chunk, offset)
         self._end_message_if_complete(events)
+
+    def _collect_frame(self, chunk: memoryview, offset: int) -> None:
+        """Bytes of the message in progress, unmasked where they are to stay."""
+        message = self._message
+        start = len(message)
+        message += chunk
+        if self._key is not None:
+            mask_in_place(message, start, self._key, offset)
+        if self._opcode is _TEXT:
+            try:
+                with memoryview(message) as whole, whole[start:] as text:
+                    self._utf8_pending = validate_utf8(self._utf8_pending, text, False)
+            except UnicodeDecodeError:
+                del message[start:]
+                raise
 
     def _feed_inflater(self, payload: Buffer, events: list[Event]) -> None:
         assert self._inflater is not None
@@ -545,7 +561,7 @@ class Protocol:
         return min(limit, max(self.max_message_size - self._size, 0) + 1)
 
     def _collect(self, payload: Buffer) -> None:
-        """Bytes of the message in progress, unmasked and inflated."""
+        """Bytes of the message in progress, inflated."""
         if self._opcode is _TEXT:
             self._utf8_pending = validate_utf8(self._utf8_pending, payload, False)
         self._message += payload
