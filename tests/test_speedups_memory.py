@@ -196,7 +196,8 @@ def test_address_and_undefined_behaviour_sanitizers_find_nothing(tmp_path: Path)
         # Hypothesis makes its tables of Unicode there, once.
         "HYPOTHESIS_STORAGE_DIRECTORY": str(Path(".hypothesis").absolute()),
     }
-    environment.pop("TRIO_WS_SPEEDUPS", None)
+    for name in ("TRIO_WS_SPEEDUPS", "PYTEST_ADDOPTS"):
+        environment.pop(name, None)
 
     def python(*arguments: str | Path) -> str:
         command = [sys.executable, *arguments]
