@@ -25,6 +25,7 @@ from trio_ws import (
     ConnectionClosed,
     ConnectionClosedOK,
     Opcode,
+    PermessageDeflate,
     Timeouts,
     WebSocketStream,
     wrap_client_stream,
@@ -138,6 +139,7 @@ class Program:
     """Everything that makes an example, but for the kind of the transports.
 
     :ivar max_bytes: that a transport which passes few at a time passes.
+    :ivar compression: with context takeover, what is compressed and not sent garbles what follows.
     :ivar ticks_before: ticks that pass first. It changes nothing but the order in which Trio runs
         tasks, which is chance; within hypothesis, of a known seed.
     :ivar ending: who closes in the end, if nobody has before, and how.
@@ -150,6 +152,7 @@ class Program:
     max_inbox_size: int = 1
     max_outbox_size: int = 1
     max_frame_size: int | None = None
+    compression: PermessageDeflate | None = None
     ticks_before: int = 0
     ending: tuple[str, SendClose | Aclose] = ("client", Aclose())
 
@@ -599,6 +602,7 @@ class Run:
             "max_inbox_size": program.max_inbox_size,
             "max_outbox_size": program.max_outbox_size,
             "max_frame_size": program.max_frame_size,
+            "compression": program.compression,
         }
 
         async def connect() -> None:
@@ -614,6 +618,7 @@ class Run:
             handshakes.start_soon(accept)
         for side, stream in zip(self._sides, streams, strict=True):
             side.stream = stream
+            assert (side.ws.compression is None) is (program.compression is None)
             side.ws.configure(control_callback=side.see_control)
             if isinstance(stream, FaultyStream):
                 stream.max_bytes = program.max_bytes

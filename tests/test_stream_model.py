@@ -36,7 +36,13 @@ from stream_model import (
     Wait,
 )
 
+from trio_ws import PermessageDeflate
+
 KINDS: Final = ("lockstep", "bytes", "socket", "tls")
+WITH_TAKEOVER: Final = PermessageDeflate(min_size=0)
+WITHOUT_TAKEOVER: Final = PermessageDeflate(
+    min_size=0, server_no_context_takeover=True, client_no_context_takeover=True
+)
 MAX_EXAMPLES: Final = (1000 if os.environ.get("CI") else 50) // len(KINDS)
 
 cancels = st.none() | st.integers(0, 8)
@@ -92,6 +98,7 @@ programs = st.builds(
     max_inbox_size=bounds,
     max_outbox_size=bounds,
     max_frame_size=st.sampled_from([None, 500]),
+    compression=st.sampled_from([None, WITH_TAKEOVER, WITHOUT_TAKEOVER]),
     ticks_before=st.integers(0, 7),
     ending=st.tuples(
         st.sampled_from(["client", "server"]), st.sampled_from([Aclose(), SendClose()])
