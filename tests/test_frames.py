@@ -210,6 +210,12 @@ def test_a_message_with_which_something_is_to_be_done_is_not_packed(
 
 
 @EACH_TWIN
+@pytest.mark.parametrize(("fin", "packed"), [(1, b"\x82\1a"), (0, b"\x02\1a"), ([], b"\x02\1a")])
+def test_fin_counts_by_its_truth(twin: Twin, fin: bool, packed: bytes) -> None:
+    assert twin.pack_messages([committed(b"a", fin=fin)], 4000, 100, None)[0] == packed
+
+
+@EACH_TWIN
 @pytest.mark.parametrize(("limit", "count"), [(-1, 0), (0, 1), (6, 1), (7, 2), (13, 2), (14, 3)])
 def test_no_message_is_packed_beyond_the_limit(twin: Twin, limit: int, count: int) -> None:
     packed, ends, size = twin.pack_messages(3 * [committed(b"Hello")], 4000, limit, None)

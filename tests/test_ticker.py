@@ -208,6 +208,27 @@ async def test_a_stream_that_asks_while_it_is_flushed_has_its_turn_in_the_tick_a
     assert other.flushes == [begin + 1, begin + 2, begin + 3, begin + 4]
 
 
+async def test_streams_that_have_much_to_write_share_ticks(ticks: TickCounter) -> None:
+    ticker = current_ticker()
+    await quiet()
+    order: list[int] = []
+
+    def work(number: int) -> None:
+        order.append(number)
+        ticker.worked(300 * 1024)
+        if order == [0]:
+            ticker.flush_soon(streams[0])
+
+    streams = [Stream(ticks, on_flush=partial(work, number)) for number in range(10)]
+    for stream in streams:
+        ticker.flush_soon(stream)
+    begin = ticks.count + 1
+    await quiet()
+    assert order == [*range(10), 0]
+    assert [stream.flushes[0] - begin for stream in streams] == [0] * 4 + [1] * 4 + [2] * 2
+    assert streams[0].flushes == [begin, begin + 2]
+
+
 async def test_who_asks_in_every_tick_is_flushed_in_the_same_or_the_next(
     ticks: TickCounter,
 ) -> None:

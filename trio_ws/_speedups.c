@@ -344,11 +344,12 @@ append_frame(Growing *frames, PyObject *message, const byte *key)
     byte first;
     PyObject *payload = PyTuple_GetItem(message, PAYLOAD);
     const size_t length = (size_t)PyBytes_Size(payload);
-    if (!get_first_byte(PyTuple_GetItem(message, OPCODE), &first) ||
+    const int fin = PyObject_IsTrue(PyTuple_GetItem(message, FIN));
+    if (fin < 0 || !get_first_byte(PyTuple_GetItem(message, OPCODE), &first) ||
         !make_room(frames, MAX_HEADER_SIZE + length)) {
         return 0;
     }
-    if (PyTuple_GetItem(message, FIN) == Py_True) {
+    if (fin) {
         first |= FIN_BIT;
     }
     frames->size += write_frame(frames->bytes + frames->size, first,

@@ -30,6 +30,10 @@ from ._waiting import Sleeper
 DEFAULT_BUDGET: Final = 256 * 1024
 """What the streams of a run may spend before one yields: about 0.2 ms of small messages."""
 
+_FLUSH_STEP: Final = 1024 * 1024
+"""Work of all the streams that are flushed in one tick; those for whom none is left wait for the
+next one."""
+
 FRAME_PRICE: Final = 2 * 1024
 """What a message costs of the budget beside its bytes."""
 
@@ -92,6 +96,7 @@ class Ticker:
         self._budget = DEFAULT_BUDGET
         self._left = DEFAULT_BUDGET
         self._dirty: dict[Flushable, None] = {}
+        self._work_left = 0
         self._sleeper = Sleeper()
         self._deadlines: list[tuple[float, int, Timer]] = []
         self._timers_set = 0
@@ -127,10 +132,21 @@ class Ticker:
         if self._sleeper:
             self._sleeper.wake()
 
-    def _flush_all(self) -> None:
-        dirty, self._dirty = self._dirty, {}
-        for stream in dirty:
+    def worked(self, work: int) -> None:
+        """For a stream that is flushed: what it has done, as bytes written."""
+        self._work_left -= work
+
+    def _flush_step(self) -> None:
+        """All that is dirty, unless that is too much for one step."""
+        self._work_left = _FLUSH_STEP
+        streams, self._dirty = iter(self._dirty), {}
+        for stream in streams:
             stream.flush_now()
+            if self._work_left <= 0:
+                break
+        later = dict.fromkeys(streams)
+        if later:
+            self._dirty = later | self._dirty
 
     # Deadlines
 
@@ -171,7 +187,7 @@ class Ticker:
     async def run(self) -> None:
         """The system task."""
         while True:
-            self._flush_all()
+            self._flush_step()
             self._fire_deadlines()
             next_deadline = self._deadlines[0][0] if self._deadlines else math.inf
             with trio.CancelScope(deadline=next_deadline) as self._scope:
@@ -180,7 +196,7 @@ class Ticker:
                         await trio.lowlevel.checkpoint()
                     else:
                         await self._sleeper.sleep()
-                    self._flush_all()
+                    self._flush_step()
             # A task that was woken by bytes together with this one has its turn first, so that a
             # process that stood still does not take its peers for silent.
             await trio.lowlevel.checkpoint()

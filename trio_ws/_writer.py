@@ -143,7 +143,9 @@ class Writer:
         """Write what is committed, as far as that does not block."""
         self._gathering = False
         self._wrote_at_once = False
+        before = self._work()
         self._write()
+        self._ticker.worked(self._work() - before)
 
     def flush_gathered(self) -> None:
         """Write now what waits for the next tick only to leave together with more."""
