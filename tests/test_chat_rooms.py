@@ -12,6 +12,7 @@ import trio.testing
 from chat_client import Visitor
 
 import trio_ws
+from examples.chat.backplane import Backplane, RoomState, Unavailable
 from examples.chat.limits import Limits
 from examples.chat.memory_backplane import MemoryBackplane
 from examples.chat.messages import MAX_FRAME
@@ -22,8 +23,8 @@ from trio_ws.testing import websocket_pair
 class Chat:
     """A chat server whose clients are connected through memory."""
 
-    def __init__(self, nursery: trio.Nursery, limits: Limits) -> None:
-        self.server = ChatServer(MemoryBackplane(), limits)
+    def __init__(self, nursery: trio.Nursery, limits: Limits, backplane: Backplane) -> None:
+        self.server = ChatServer(backplane, limits)
         self._nursery = nursery
 
     async def connect(self, **server: Unpack[trio_ws.StreamKeywords]) -> Visitor:
@@ -55,9 +56,25 @@ class Chat:
         return visitor
 
 
-async def start(nursery: trio.Nursery, limits: Limits | None = None) -> Chat:
+class FarBackplane(MemoryBackplane):
+    """One that can not be reached at times, which takes 3 seconds to notice."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.reachable = True
+
+    async def open(self, room: str) -> RoomState:
+        if not self.reachable:
+            await trio.sleep(3)
+            raise Unavailable
+        return await super().open(room)
+
+
+async def start(
+    nursery: trio.Nursery, limits: Limits | None = None, backplane: Backplane | None = None
+) -> Chat:
     """A chat server that runs in *nursery*."""
-    chat = Chat(nursery, limits or Limits())
+    chat = Chat(nursery, limits or Limits(), backplane or MemoryBackplane())
     await nursery.start(chat.server.rooms.run)
     return chat
 
@@ -315,6 +332,22 @@ async def test_a_room_is_gone_when_it_was_empty_for_a_while(
     await ann.ws.aclose()
     await trio.sleep(80)
     assert texts_of(await (await chat.connect()).join("Ann", "garden")) == []
+
+
+async def test_a_room_that_fails_to_open_while_empty_rooms_are_closed_is_no_matter(
+    nursery: trio.Nursery, autojump_clock: trio.abc.Clock
+) -> None:
+    backplane = FarBackplane()
+    chat = await start(nursery, Limits(keep=2), backplane)
+    backplane.reachable = False
+    visitor = await chat.connect()
+    for _ in range(3):
+        await visitor.send("join", room="lobby", nick="Ann", session="session-of-ann")
+        assert (await visitor.hear())["code"] == "unavailable"
+    backplane.reachable = True
+    await visitor.join("Ann")
+    await trio.sleep(10)
+    await visitor.say("still here")
 
 
 async def test_who_reads_again_in_time_has_missed_no_message(

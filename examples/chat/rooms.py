@@ -313,7 +313,10 @@ class Rooms:
     async def _close_empty(self) -> None:
         for name, room in list(self._rooms.items()):
             async with self._opening:
-                if room.users or trio.current_time() < room.empty_since + self._limits.keep:
+                # While the lock was waited for, it may have failed to open, and be open anew.
+                if self._rooms.get(name) is not room or room.users:
+                    continue
+                if trio.current_time() < room.empty_since + self._limits.keep:
                     continue
                 del self._rooms[name]
                 await self._backplane.close(name)
