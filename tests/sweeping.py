@@ -43,6 +43,10 @@ not sent, or sent twice, would garble the next."""
 ROLES_AND_KINDS: Final = tuple(itertools.product(Role, KINDS))
 """Every call is swept in both roles over each."""
 
+CALM_RUNS: Final = 3
+"""After so many runs in a row that end before the trouble comes, a sweep is over: which of two
+tasks runs first is chance, so one run alone may just have been short."""
+
 Contexts: TypeAlias = tuple[ssl.SSLContext, ssl.SSLContext]
 
 counts: dict[str, SweepResult] = {}
