@@ -24,14 +24,14 @@ WITH_ROOMS = [step for step in STEPS if step[4] in "3456"]
 
 @asynccontextmanager
 async def running_step(
-    step: str, directory: Path, *arguments: str, redis: str = ""
+    step: str, directory: Path, *arguments: str, redis: str = "", epilogue: str = ""
 ) -> AsyncGenerator[tuple[Program, str]]:
     """Run a step as it stands, but for its port; the second value is where its WebSocket is."""
     port = arguments[0] if arguments else str(free_port())
     code = (TUTORIAL / "steps" / f"{step}.py").read_text()
     code = code.replace("8000", port).replace("redis://localhost:6379", redis)
     program = directory / f"{step}_{port}.py"
-    program.write_text(code)
+    program.write_text(code + epilogue)
     shutil.copy(TUTORIAL / "steps" / "page.html", directory)
     async with running(program, *arguments) as process:
         line = await process.read_line()
@@ -181,3 +181,30 @@ async def test_step_7_shares_rooms_between_processes(tmp_path: Path) -> None:
             program.send_signal(signal.SIGTERM)
             assert await hear(bob) == (None, "Ann left")
             assert (await program.wait()) == (0, "stopped\n")
+
+
+async def test_step_7_leaves_nobody_in_a_room_when_redis_is_away(tmp_path: Path) -> None:
+    with RedisServer(tmp_path) as redis:
+        async with running_step(
+            "step7_redis", tmp_path, str(free_port()), redis=redis.url, epilogue="print(rooms)\n"
+        ) as (program, url):
+            redis.stop()
+            async with trio_ws.open_websocket(url) as ann:
+                await ann.send(json.dumps({"room": "lobby", "nick": "Ann"}))
+                with pytest.raises(trio_ws.ConnectionClosedError):
+                    await ann.receive()
+            redis.start()
+            program.send_signal(signal.SIGTERM)
+            assert (await program.wait()).output.endswith("stopped\n{}\n")
+
+
+async def test_step_7_refuses_half_a_surrogate_pair(tmp_path: Path) -> None:
+    with RedisServer(tmp_path) as redis:
+        async with (
+            running_step("step7_redis", tmp_path, str(free_port()), redis=redis.url) as (_, url),
+            trio_ws.open_websocket(url) as ann,
+        ):
+            await ann.send('{"room": "\\ud800", "nick": "Ann"}')
+            with pytest.raises(trio_ws.ConnectionClosedError) as closed:
+                await ann.receive()
+    assert closed.value.code == 1008

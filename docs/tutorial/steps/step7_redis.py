@@ -23,8 +23,8 @@ async def chat(redis, ws):
     room = rooms.setdefault(name, {})
     with trio.CancelScope() as listening:
         room[ws] = listening
-        await tell(redis, name, f"{nick} came in")
         try:
+            await tell(redis, name, f"{nick} came in")
             while (said := await receive_object(ws)) is not None:
                 await tell(redis, name, str(said.get("text", "")), nick)
         finally:
@@ -41,6 +41,7 @@ async def receive_object(ws):
     """The next JSON object; None if something else comes."""
     try:
         message = json.loads(await ws.receive())
+        json.dumps(message, ensure_ascii=False).encode()  # half a surrogate pair can not be
     except (ValueError, RecursionError):
         return None
     return message if isinstance(message, dict) else None
