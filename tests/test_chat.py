@@ -223,6 +223,9 @@ async def test_help_names_the_options_and_their_defaults() -> None:
         (("--rate", "0"), "give a number above 0"),
         (("--grace", "inf"), "give a number above 0"),
         (("--clients", "-1"), "give a number from 1"),
+        (("--backplane", "localhost:6379"), "give a URL such as redis://localhost:6379"),
+        (("--backplane", "http://localhost:6379"), "give a URL such as redis://localhost:6379"),
+        (("--backplane", "redis://localhost:x"), "give a URL such as redis://localhost:6379"),
         (("--key", "key.pem"), "give both --certificate and --key, or neither"),
     ],
 )

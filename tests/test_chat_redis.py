@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import trio
 from chat_client import Chat, Visitor, running_chat
-from programs import free_port, run
+from programs import free_port, run, running
 from redis_server import RedisServer
 
 
@@ -189,6 +189,11 @@ async def test_who_was_on_a_server_that_died_has_left_when_the_lease_is_over(
 
 async def test_a_server_that_starts_before_redis_waits_for_it(tmp_path: Path) -> None:
     redis = RedisServer(tmp_path)
+    async with running("-m", "examples.chat", "--port", "0", "--backplane", redis.url) as program:
+        assert "warning no Redis error=" in await program.read_line()
+        assert "listening" in await program.read_line()
+        program.send_signal(signal.SIGTERM)
+        assert (await program.wait()).output.count("no Redis") == 0
     async with running_chat("--backplane", redis.url, "--rate", "1000000") as chat:
         with redis:
             async with chat.visitor() as ann:

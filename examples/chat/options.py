@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import math
+import urllib.parse
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -78,6 +79,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     add(
         "--backplane",
+        type=_redis_url,
         metavar="URL",
         help="share the rooms with other servers through Redis, such as redis://localhost:6379 "
         "(they are in the memory of this server)",
@@ -147,6 +149,17 @@ def _port(text: str) -> int:
     if not (text.isascii() and text.isdecimal() and int(text) <= 65535):
         raise argparse.ArgumentTypeError("a port is a number from 0 to 65535")
     return int(text)
+
+
+def _redis_url(text: str) -> str:
+    try:
+        url = urllib.parse.urlsplit(text)
+        is_complete = url.scheme in ("redis", "rediss") and bool(url.hostname) and url.port != 0
+    except ValueError:
+        is_complete = False
+    if not is_complete:
+        raise argparse.ArgumentTypeError("give a URL such as redis://localhost:6379")
+    return text
 
 
 def _count(text: str) -> int:

@@ -111,12 +111,19 @@ class RedisBackplane(Backplane):
 
     async def _connect_for_ever(self) -> None:
         pause = _FIRST_PAUSE
+        level = logging.WARNING
         while True:
             try:
                 await self._connect()
             # ClosedResourceError is what coredis makes of a Cancelled, wanting to unsubscribe.
             except* (RedisError, OSError, Unavailable, anyio.ClosedResourceError) as errors:
-                log(logging.DEBUG, "no Redis", errors=errors.exceptions)
+                # Once for each time that it is away.
+                log(
+                    logging.WARNING if self._announced else level,
+                    "no Redis",
+                    error=_text_of(errors),
+                )
+                level = logging.DEBUG
             await trio.lowlevel.checkpoint()
             self._tried.set()
             if self._announced:
@@ -287,6 +294,12 @@ class _Keys:
         self.nicks = prefix + "nicks"
         self.leases = prefix + "leases"
         self.channel = prefix + "events"
+
+
+def _text_of(error: BaseException) -> str:
+    if isinstance(error, BaseExceptionGroup):
+        return "; ".join(_text_of(each) for each in error.exceptions)
+    return str(error) or repr(error)
 
 
 def _room_of(channel: str) -> str:
