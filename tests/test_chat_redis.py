@@ -227,6 +227,16 @@ async def find_workers(chat: Chat, count: int) -> set[int]:
     return pids
 
 
+async def test_workers_that_do_not_start_end_the_program_with_their_code(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "coredis.py").write_text("raise ModuleNotFoundError(name='coredis')")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    backplane = ("--backplane", "redis://127.0.0.1:1")
+    ended = await run("-m", "examples.chat", "--port", "0", "--workers", "2", *backplane)
+    assert ended == (1, "--backplane needs coredis: pip install '.[chat]'\n")
+
+
 async def test_workers_do_not_outlive_who_started_them(redis: RedisServer) -> None:
     async with (
         running_chat("--backplane", redis.url, "--workers", "2") as chat,

@@ -89,7 +89,7 @@ def main() -> None:
     try:
         if options.workers > 1 and not options.worker:
             load_certificate(options)
-            trio.run(Supervisor(options, sys.argv[1:]).run)
+            sys.exit(trio.run(Supervisor(options, sys.argv[1:]).run))
         else:
             trio.run(serve, options)
     except OSError as error:

@@ -37,10 +37,12 @@ class Supervisor:
         self._arguments = arguments
         self._workers: set[trio.Process] = set()
         self._stopping = False
+        self._code = 0
 
-    async def run(self) -> None:
-        """Until a signal comes; then until the workers have ended.
+    async def run(self) -> int:
+        """Until a signal comes, or a worker does not even start; then until all have ended.
 
+        :returns: the exit code: 0, or that of the worker that did not start.
         :raises OSError: the port can not be listened on.
         """
         with (
@@ -52,12 +54,15 @@ class Supervisor:
                     listening = trio.Event()
                     nursery.start_soon(self._keep_running, sock.getsockname()[1], listening)
                     await listening.wait()
+                    if self._stopping:
+                        return self._code
                 url = url_of(sock, secure=self._options.certificate is not None)
                 log(logging.INFO, "listening", workers=self._options.workers, url=url)
                 number = await anext(signals)
                 log(logging.INFO, "closing", signal=signal.Signals(number).name)
                 self._stop()
         log(logging.INFO, "closed")
+        return self._code
 
     def _stop(self) -> None:
         self._stopping = True
@@ -67,6 +72,10 @@ class Supervisor:
     async def _keep_running(self, port: int, listening: trio.Event) -> None:
         while not self._stopping:
             code = await self._run_one(port, listening)
+            if not listening.is_set():
+                self._code = code if code > 0 else 1
+                self._stop()
+                listening.set()
             if not self._stopping:
                 log(logging.ERROR, "worker ended", code=code)
                 await trio.sleep(_PAUSE)
@@ -87,8 +96,8 @@ class Supervisor:
             process.terminate()
         try:
             async with process.stdin, process.stdout:
-                await process.stdout.receive_some()
-                listening.set()
+                if await process.stdout.receive_some() == READY:
+                    listening.set()
                 return await process.wait()
         finally:
             self._workers.discard(process)
