@@ -11,7 +11,7 @@ import itertools
 import os
 import socket
 import ssl
-from collections.abc import Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Final, TypeAlias
@@ -23,6 +23,7 @@ from raw_peer import Streams, tcp_pair
 from trio_ws import (
     ConnectionClosed,
     PermessageDeflate,
+    Timeouts,
     WebSocketStream,
     wrap_client_stream,
     wrap_server_stream,
@@ -120,10 +121,11 @@ async def open_subject(
     nursery: trio.Nursery,
     peer_nursery: trio.Nursery,
     book: Book,
+    timeouts: Timeouts = NO_TIMEOUTS,
 ) -> None:
     """Open the stream that is tested, in *nursery*, and its peer in another one."""
     options: StreamKeywords = {
-        "timeouts": NO_TIMEOUTS,
+        "timeouts": timeouts,
         "max_inbox_size": 1,
         "max_outbox_size": 1,
         "compression": PermessageDeflate(min_size=0) if kind in COMPRESSED else None,
@@ -359,6 +361,12 @@ class Listener(trio.abc.Listener[trio.abc.Stream]):
                 self.accepted.append(self._receive.receive_nowait())
                 await trio.aclose_forcefully(self.accepted[-1])
         await trio.lowlevel.checkpoint()
+
+
+async def until_closed(call: Callable[[], Awaitable[object]]) -> None:
+    """A call that may end because the connection does, and in no other way."""
+    with suppress(ConnectionClosed, trio.ClosedResourceError):
+        await call()
 
 
 @contextmanager

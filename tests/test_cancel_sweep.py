@@ -1,7 +1,7 @@
 """Cancellation at every point there is: the table of promises, row by row, over each transport.
 
-Total around a call: it had no effect, and the stream is as good as before. Terminal around
-``aclose`` and around the nursery: the transport is gone, nothing waits, nothing is left.
+Total around a call: it had no effect, and the stream is as good as before. So it is too while the
+peer closes, when the same calls may end with the connection, and timeouts are running.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import functools
 import ssl
 from collections.abc import Awaitable, Callable
+from typing import Final
 
 import pytest
 import trio
@@ -22,10 +23,15 @@ from sweeping import (
     nothing_left,
     open_subject,
     record,
+    until_closed,
 )
 
+from trio_ws import Timeouts
 from trio_ws._protocol import Role
+from trio_ws._ticker import current_ticker
 from trio_ws.testing import CancelProbe, cancel_every_step, set_budget
+
+TIMEOUTS: Final = Timeouts(handshake=10, idle=20)
 
 
 @pytest.fixture
@@ -117,6 +123,11 @@ async def finish_parts(book: Book) -> None:
         book.note_sent("c0")
 
 
+def is_helped(call: Callable[[Book], Awaitable[None]]) -> bool:
+    """Whether others receive: a pong behind messages that nobody takes is not seen."""
+    return call in (send, ping, pong, flush)
+
+
 async def total(
     call: Callable[[Book], Awaitable[None]],
     role: Role,
@@ -126,8 +137,7 @@ async def total(
 ) -> None:
     """One call is cancelled; afterwards all goes on as if it had not been made."""
     book = Book()
-    # A pong behind messages that nobody takes is not seen.
-    helped = call in (send, ping, pong, flush)
+    helped = is_helped(call)
     set_budget(1)
     with nothing_left():
         async with trio.open_nursery() as nursery:
@@ -183,5 +193,86 @@ def test_a_call_that_is_cancelled_between_any_two_steps_of_others_has_no_effect(
     result = record(
         f"{call} {role.value} {kind} every task",
         lambda: cancel_every_step(scenario, every_task=True),
+    )
+    assert result.effective > 1
+
+
+async def receive_until_closed(book: Book) -> None:
+    async def receive_for_ever() -> None:
+        while True:
+            await book.receive()
+
+    await until_closed(receive_for_ever)
+
+
+async def send_and_close(book: Book) -> None:
+    """The peer closes, and still receives what was committed before its Close is answered."""
+    await book.peer_sends(3)
+    await book.peer.send_close(1000, "bye")
+
+
+async def while_closing(
+    call: Callable[[Book], Awaitable[None]],
+    role: Role,
+    kind: str,
+    contexts: Contexts,
+    probe: CancelProbe,
+) -> None:
+    """One call is cancelled, or ended by the peer's Close, before which nothing is lost."""
+    book = Book()
+    set_budget(1)
+    with nothing_left():
+        async with trio.open_nursery() as nursery:
+            streams = await make_streams(kind, contexts)
+            await open_subject(role, kind, streams, nursery, nursery, book, TIMEOUTS)
+            assert current_ticker().pending_deadlines > 0
+            nursery.start_soon(book.peer_receives)
+            async with trio.open_nursery() as traffic:
+                traffic.start_soon(send_and_close, book)
+                for others_call in (
+                    functools.partial(book.send_many, "a", 2),
+                    functools.partial(book.send_many, "b", 2),
+                    book.ws.ping,
+                    book.peer.ping,
+                ):
+                    traffic.start_soon(until_closed, others_call)
+                if is_helped(call):
+                    traffic.start_soon(receive_until_closed, book)
+                with probe.scope:
+                    await until_closed(functools.partial(call, book))
+                await until_closed(functools.partial(finish_parts, book))
+                if not is_helped(call):
+                    await receive_until_closed(book)
+            assert not book.ws.is_open
+            book.check_idle()
+            await book.ws.aclose()
+            await book.peer.wait_closed()
+        for stream in book.streams:
+            assert await is_closed(stream)
+    assert TIMEOUTS.handshake_seconds > trio.current_time(), "a deadline has run out"
+    assert book.ws.close_reason == (1000, "bye")
+    assert book.peer.close_reason == (1000, "")
+    book.check_sent()
+    book.check_received()
+    book.check_pongs()
+
+
+@pytest.mark.parametrize(
+    ("role", "kind", "every_task"),
+    [
+        (Role.CLIENT, "lockstep", True),
+        (Role.SERVER, "socket", True),
+        (Role.SERVER, "tls", False),
+    ],
+    ids=["client-lockstep", "server-socket", "server-tls"],
+)
+@pytest.mark.parametrize("call", CALLS)
+def test_a_call_that_is_cancelled_while_the_peer_closes_leaves_no_timer_and_loses_nothing(
+    call: str, role: Role, kind: str, every_task: bool, contexts: Contexts
+) -> None:
+    scenario = functools.partial(while_closing, CALLS[call], role, kind, contexts)
+    result = record(
+        f"{call} {role.value} {kind} closing",
+        lambda: cancel_every_step(scenario, every_task=every_task),
     )
     assert result.effective > 1

@@ -22,6 +22,7 @@ from sweeping import (
     open_subject,
     record,
     split,
+    until_closed,
 )
 
 import trio_ws
@@ -65,12 +66,6 @@ def sweep(
         name,
         lambda: cancel_every_step(scenario, every_task=every_task, autojump_threshold=threshold),
     )
-
-
-async def until_closed(call: Callable[[], Awaitable[object]]) -> None:
-    """A call that may end because the connection does, and in no other way."""
-    with suppress(ConnectionClosed, trio.ClosedResourceError):
-        await call()
 
 
 async def check_only_closing_succeeds(ws: WebSocketStream) -> None:
