@@ -3,7 +3,8 @@
 KeyboardInterrupt comes out once, in no group, for nobody here has made a nursery. A call that it
 comes out of had no effect, so it can be made again. The signal comes between two steps of tasks,
 when an instrument raises it; or in the middle of a step, when a function of trio_ws is called. Of
-these there are many: every seventh is taken, and every one of aclose over a socket.
+these there are many: of send, receive, aclose and the opening handshake every seventh is taken, and
+every one of aclose over a socket; of the other calls every seventeenth.
 
 The peer is a system task, which Ctrl-C is never delivered to.
 """
@@ -21,10 +22,10 @@ from typing import Final, TypeAlias, TypeVar
 import pytest
 import trio
 import trio.testing
-from sweeping import Listener, is_closed, make_streams, record
+from sweeping import CALM_RUNS, Listener, is_closed, make_streams, record
 
 import trio_ws
-from trio_ws import ConnectionClosed, HandshakeError, WebSocketStream
+from trio_ws import ConnectionClosed, ConnectionClosedOK, HandshakeError, WebSocketStream
 from trio_ws._options import StreamKeywords
 from trio_ws.testing import NO_TIMEOUTS, SweepResult, set_budget
 
@@ -37,6 +38,7 @@ OPTIONS: Final[StreamKeywords] = {
 }
 MAX_POINTS: Final = 3000
 STRIDE: Final = 7
+COARSE_STRIDE: Final = 17
 
 
 class Interrupter(trio.abc.Instrument):
@@ -101,18 +103,19 @@ Scenario: TypeAlias = Callable[[Interrupter], Awaitable[None]]
 
 
 def interrupt_everywhere(name: str, scenario: Scenario, in_steps: bool, stride: int) -> SweepResult:
-    """Run it until it ends before its point; each time KeyboardInterrupt comes out once."""
+    """Run it until its point does not come; each time KeyboardInterrupt comes out once."""
 
     def sweep() -> SweepResult:
-        effective = steps = 0
+        effective = steps = calm_runs = 0
         for point in range(0, MAX_POINTS, stride):
             interrupter = Interrupter(point, in_steps)
             came_out = _run(scenario, interrupter)
             assert came_out + interrupter.caught == interrupter.was_raised, f"at {point}"
             effective += interrupter.was_raised
             steps += interrupter.steps
-            if not interrupter.was_raised:
-                return SweepResult(effective + 1, effective, steps)
+            calm_runs = 0 if interrupter.was_raised else calm_runs + 1
+            if calm_runs == CALM_RUNS:
+                return SweepResult(point // stride + 1, effective, steps)
         raise AssertionError(f"more than {MAX_POINTS} points")
 
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
@@ -210,6 +213,100 @@ async def receive(kind: str, interrupter: Interrupter) -> None:
     await connection.check_closed()
 
 
+async def send_some(kind: str, interrupter: Interrupter) -> None:
+    connection = Connection(kind)
+    parts = [str(number).ljust(1500) for number in range(3)]
+    set_budget(1)
+    try:
+        async with connection.open() as ws:
+            with interrupter.armed():
+                for part in parts:
+                    send_part = functools.partial(ws.send_some, part, fin=part is parts[-1])
+                    await interrupter.until_done(send_part)
+            await ws.send("next")
+        assert connection.peer_saw == ["".join(parts), "next"]
+    finally:
+        await connection.check_closed()  # noqa: ASYNC102 (it shields itself)
+
+
+async def receive_some(kind: str, interrupter: Interrupter) -> None:
+    connection = Connection(kind, to_send=3)
+    received: list[str | bytes] = []
+    set_budget(1)
+    async with connection.open() as ws:
+        with interrupter.armed():
+            while len(received) < 3:
+                receive_part = functools.partial(ws.receive_some, 1)
+                part, fin = await interrupter.until_done(receive_part)
+                assert fin
+                received.append(part)
+    assert received == ["0", "1", "2"]
+    await connection.check_closed()
+
+
+async def ping(kind: str, interrupter: Interrupter) -> None:
+    connection = Connection(kind)
+    set_budget(1)
+    try:
+        async with connection.open() as ws:
+            with interrupter.armed():
+                for _ in range(2):
+                    assert await interrupter.until_done(ws.ping) >= 0
+            assert not ws._pings._sent
+            await ws.send("next")
+        assert connection.peer_saw == ["next"]
+    finally:
+        await connection.check_closed()  # noqa: ASYNC102 (it shields itself)
+
+
+async def flush(kind: str, interrupter: Interrupter) -> None:
+    connection = Connection(kind)
+    message = "x" * 9000
+    set_budget(1)
+    try:
+        async with connection.open() as ws:
+            await ws.send(message)
+            with interrupter.armed():
+                await interrupter.until_done(ws.flush)
+            assert ws.statistics().bytes_sent > len(message)
+        assert connection.peer_saw == [message]
+    finally:
+        await connection.check_closed()  # noqa: ASYNC102 (it shields itself)
+
+
+async def send_close(kind: str, interrupter: Interrupter) -> None:
+    connection = Connection(kind, to_send=2)
+    received: list[str | bytes] = []
+    set_budget(1)
+    try:
+        async with connection.open() as ws:
+            await ws.send("hello")
+            with interrupter.armed():
+                await interrupter.until_done(ws.send_close)
+                with suppress(ConnectionClosedOK):
+                    while True:
+                        received.append(await interrupter.until_done(ws.receive))
+            assert ws.close_reason == (1000, "")
+        assert connection.peer_saw == ["hello"]
+    finally:
+        assert received == ["0", "1"][: len(received)]
+        await connection.check_closed()  # noqa: ASYNC102 (it shields itself)
+
+
+async def wait_closed(kind: str, interrupter: Interrupter) -> None:
+    connection = Connection(kind, to_send=2)
+    try:
+        async with connection.open() as ws:
+            await ws.send("hello")
+            await ws.send_close()
+            with interrupter.armed():
+                await interrupter.until_done(ws.wait_closed)
+            assert ws.close_reason == (1000, "")
+        assert connection.peer_saw == ["hello"]
+    finally:
+        await connection.check_closed()  # noqa: ASYNC102 (it shields itself)
+
+
 async def aclose(kind: str, interrupter: Interrupter) -> None:
     connection = Connection(kind, to_send=2)
     try:
@@ -244,6 +341,18 @@ def test_ctrl_c_in_a_call_comes_out_once_and_bare_and_tears_nothing(
     stride = 1 if not in_steps or (call is aclose and kind == "socket") else STRIDE
     result = interrupt_everywhere(name, functools.partial(call, kind), in_steps, stride)
     assert result.effective > 5
+
+
+@pytest.mark.parametrize("call", [send_some, receive_some, ping, flush, send_close, wait_closed])
+@PLACES
+@KINDS
+def test_ctrl_c_in_any_other_call_comes_out_once_and_the_call_can_be_made_again(
+    call: Callable[[str, Interrupter], Awaitable[None]], in_steps: bool, kind: str
+) -> None:
+    name = f"{call.__name__} {kind} {'in' if in_steps else 'between'} steps"
+    stride = COARSE_STRIDE if in_steps else 1
+    result = interrupt_everywhere(name, functools.partial(call, kind), in_steps, stride)
+    assert result.effective > 2
 
 
 async def serving(interrupter: Interrupter) -> None:
