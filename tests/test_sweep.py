@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
+
 import pytest
 import trio
 import trio.testing
@@ -36,11 +38,40 @@ def test_a_call_is_cancelled_on_entry_after_each_step_and_before_the_next() -> N
         progress.append(steps)
 
     result = cancel_every_step(scenario)
-    # On entry, before and after each step; woken by the event it is not cancelled any more.
+    # On entry, before and after each step; woken by the event it is not cancelled any more, and
+    # then the points of three runs do not come.
     assert progress[0] == progress[1] == 1
-    assert progress[-2:] == [2, 2]
+    assert progress[-4:] == [2, 2, 2, 2]
     assert result.runs == len(progress)
     assert result.effective == progress.count(1)
+
+
+def test_a_run_that_happens_to_be_short_does_not_end_a_sweep() -> None:
+    async def scenario(probe: CancelProbe) -> None:
+        is_short = probe.point in (2, 3, 5)
+        with probe.scope:
+            for _ in range(1 if is_short else 5):
+                await trio.lowlevel.checkpoint()
+
+    by_point = cancel_every_step(scenario)
+    assert by_point.runs > 8
+    assert by_point.effective > 4
+
+
+def test_a_run_with_few_operations_does_not_end_a_sweep() -> None:
+    async def scenario(probe: FaultProbe) -> None:
+        ours, _ = trio.testing.memory_stream_pair()
+        stream = FaultyStream(ours)
+        probe.arm(stream)
+        is_short = probe.operation in (2, 3, 5)
+        with suppress(trio.BrokenResourceError):
+            for _ in range(1 if is_short else 8):
+                await stream.send_all(b"x")
+        assert probe.failed is not (is_short or probe.operation >= 8)
+
+    result = fail_every_operation(scenario, Fault.BROKEN)
+    assert result.runs == 11
+    assert result.effective == 5
 
 
 async def wait_and_set(event: trio.Event) -> None:
@@ -163,9 +194,9 @@ def test_the_transport_fails_at_each_of_its_operations_and_at_last_not_at_all(fa
         outcomes.append(seen)
 
     result = fail_every_operation(scenario, fault)
-    assert result.runs == 3
+    assert result.runs == 5
     assert result.effective == 2
-    assert outcomes.pop() == ["hello", "end"]
+    assert [outcomes.pop() for _ in range(3)] == [["hello", "end"]] * 3
     failed = {
         Fault.BROKEN: [["BrokenResourceError"], ["BrokenResourceError"]],
         Fault.OS_ERROR: [["ConnectionResetError"], ["ConnectionResetError"]],

@@ -5,7 +5,8 @@ Theory of operation
 
 Each run of a scenario is a Trio run of its own, on a clock that jumps. Between any two steps of
 tasks an instrument sees a *point*; in run *k* the scope is cancelled at point *k*, or the transport
-fails at operation *k*. The first run that ends before its point has come is the last one.
+fails at operation *k*. When some runs in a row have ended before their point came, it is over: one
+alone may just have been shorter than those before, for which task runs first is chance.
 
 A point is where something can have changed since the last one: right after a step of the task, when
 it is parked or already waits for its next turn, and right before its next step, if other tasks or
@@ -31,13 +32,14 @@ Probe = TypeVar("Probe", "CancelProbe", "FaultProbe")
 
 _SECONDS: Final = 10_000.0
 _MAX_STEPS: Final = 100_000
+_CALM_RUNS: Final = 3
 
 
 @dataclass(frozen=True, slots=True)
 class SweepResult:
     """What a sweep has done: the result of both kinds.
 
-    :ivar runs: how often the scenario ran to its end, the undisturbed run included.
+    :ivar runs: how often the scenario ran to its end, the undisturbed runs included.
     :ivar effective: in how many of them the trouble had an effect: the call ended by cancellation,
         or the transport failed.
     :ivar steps: steps that all tasks of all runs took.
@@ -104,7 +106,7 @@ class CancelProbe:
         self._changed = True
 
     @property
-    def is_last(self) -> bool:
+    def is_calm(self) -> bool:
         """Whether the call was over before its point came."""
         return self._points_seen <= self.point
 
@@ -147,8 +149,8 @@ def cancel_every_step(
 
     A point is any place between two steps of tasks: before the first await, while the task is
     parked, after it was woken and before it runs. In each run, which is a Trio run of its own, the
-    scope is cancelled at one of them, until a run ends before its point has come. So what has to
-    hold wherever a call is cancelled is shown for every place.
+    scope is cancelled at one of them, until three runs in a row have ended before their point came.
+    So what has to hold wherever a call is cancelled is shown for every place.
 
     :param scenario: an async function that is given a :class:`CancelProbe`. It puts
         ``with probe.scope:`` around the call under test, in any of its tasks, and asserts what has
@@ -168,7 +170,8 @@ def cancel_every_step(
     What the scenario raises comes out. Each exception has a note that says which point it was.
     A shield that waits for ever is the one thing that can not be ended, and hangs.
 
-    Which of two runnable tasks runs first is chance in Trio, and differs between runs.
+    Which of two runnable tasks runs first is chance in Trio, and differs between runs. So does the
+    number of points, which is why one run that ends before its point does not end the sweep.
 
     .. example: tests
 
@@ -198,8 +201,7 @@ def cancel_every_step(
             _run(scenario, probe, instrument)
             if not probe.scope.was_entered:
                 raise RuntimeError("this run has not entered probe.scope")
-        sweep.effective += probe.cancelled
-        if probe.is_last:
+        if sweep.is_over_after(had_effect=probe.cancelled, was_calm=probe.is_calm):
             return sweep.result()
 
 
@@ -276,6 +278,9 @@ def fail_every_operation(
 ) -> SweepResult:
     """Run a scenario again and again, with a transport that fails at an ever later operation.
 
+    It ends when in three runs in a row the transport has not come to that operation: how many there
+    are differs between runs, for which of two runnable tasks runs first is chance in Trio.
+
     :param scenario: an async function that is given a :class:`FaultProbe`. It wraps a transport in
         a :class:`FaultyStream`, calls ``probe.arm`` with it when its operations are to count, and
         asserts what has to hold; ``probe.failed`` says whether the transport has failed by now.
@@ -319,8 +324,7 @@ def fail_every_operation(
             _run(scenario, probe, instrument)
             if probe._stream is None:
                 raise RuntimeError("this run has armed no stream")
-        sweep.effective += probe.failed
-        if not probe.failed:
+        if sweep.is_over_after(had_effect=probe.failed, was_calm=not probe.failed):
             return sweep.result()
 
 
@@ -338,6 +342,7 @@ class _Sweep:
         self.runs = 0
         self.effective = 0
         self.steps = 0
+        self._calm_runs = 0
 
     @contextmanager
     def run(self, probe: CancelProbe | FaultProbe, instrument: _Instrument) -> Iterator[None]:
@@ -348,6 +353,12 @@ class _Sweep:
             raise
         self.runs += 1
         self.steps += instrument.steps
+
+    def is_over_after(self, *, had_effect: bool, was_calm: bool) -> bool:
+        """Count what a run has shown; whether it was the last of enough calm ones in a row."""
+        self.effective += had_effect
+        self._calm_runs = self._calm_runs + 1 if was_calm else 0
+        return self._calm_runs == _CALM_RUNS
 
     def result(self) -> SweepResult:
         return SweepResult(self.runs, self.effective, self.steps)
