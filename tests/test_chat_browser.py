@@ -16,6 +16,19 @@ from selenium.webdriver.common.keys import Keys
 IS_AT_END = """const log = document.querySelector("#log");
 return log.scrollTop > 0 && log.scrollHeight - log.scrollTop - log.clientHeight < 2"""
 
+SAY_MORE_WHEN_REFUSED = """
+const send = WebSocket.prototype.send;
+let sent = 0;
+WebSocket.prototype.send = function (data) { sent += 1; send.call(this, data); };
+socket.addEventListener("message", (event) => {
+  const { code, key } = JSON.parse(event.data);
+  if (code !== "slow_down" || key === null) return;
+  const before = sent;
+  document.querySelector("#text").value = "more";
+  document.querySelector("#composer").requestSubmit();
+  window.sentAfterRefusal = sent - before;
+});"""
+
 
 @pytest.fixture(scope="module")
 def shared_browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[webdriver.Chrome]:
@@ -200,6 +213,34 @@ def test_the_title_counts_what_is_unread_until_the_window_is_looked_at(
     ann.wait(lambda: ann.driver.title == "(2) #lobby")
     ann.run("delete document.hasFocus; window.dispatchEvent(new Event('focus'))")
     assert ann.driver.title == "#lobby"
+
+
+def test_the_title_counts_what_was_missed_before_a_reconnect(
+    browser: webdriver.Chrome, server: Server
+) -> None:
+    ann = Window(browser, server.url).join("Ann")
+    bob = Window(browser, server.url).join("Bob")
+    bob.write("read")
+    ann.wait(lambda: len(ann.messages()) == 1)
+    # So many attempts that it does not come back by itself before Bob has written.
+    ann.run("document.hasFocus = () => false; attempts = 9; socket.close()")
+    bob.wait(lambda: bob.people() == ["Bob (you)"])
+    bob.write("one")
+    bob.write("two")
+    bob.wait(lambda: bob.pending() == 0)
+    ann.run("window.dispatchEvent(new Event('online'))")
+    ann.wait(lambda: len(ann.messages()) == 3)
+    assert ann.driver.title == "(2) #lobby"
+
+
+def test_who_is_told_to_slow_down_sends_nothing_until_then(browser: webdriver.Chrome) -> None:
+    with Server("--rate", "0.5") as server:
+        ann = Window(browser, server.url).join("Ann")
+        ann.run(SAY_MORE_WHEN_REFUSED)
+        ann.write("one")
+        ann.write("two")
+        ann.wait(lambda: ann.run("return window.sentAfterRefusal") is not None)
+        assert ann.run("return window.sentAfterRefusal") == 0
 
 
 def test_all_can_be_done_by_keyboard_and_is_named_for_screen_readers(

@@ -71,6 +71,7 @@ function disconnected(event) {
   joined = false;
   inFlight = null;
   clearTimeout(retrying);
+  retrying = null;
   if (wantsIn) reconnectLater();
   else setState("none", "not joined");
 }
@@ -116,7 +117,7 @@ const handlers = {
     enterRoom();
     for (const message of welcome.messages) {
       seen = Math.max(seen, message.id);
-      showMessage(message);
+      if (showMessage(message) && !first) countUnread(message);
     }
     if (!welcome.complete) notice("You may have missed some messages.");
     if (first) notice(`You are in #${room}. Share the address of this page to invite others.`);
@@ -130,10 +131,7 @@ const handlers = {
     seen = Math.max(seen, message.id);
     if (people.has(message.nick)) people.set(message.nick, 0);
     showTyping();
-    if (showMessage(message) && message.nick !== nick && !hasAttention()) {
-      unread += 1;
-      showTitle();
-    }
+    if (showMessage(message)) countUnread(message);
   },
   accepted({ key, id }) {
     const said = queue.find((each) => each.key === key);
@@ -192,7 +190,7 @@ function refusedMessage(error) {
   if (inFlight === error.key) inFlight = null;
   if (error.retry_after !== null) {
     clearTimeout(retrying);
-    retrying = setTimeout(pump, error.retry_after * 1000);
+    retrying = setTimeout(() => { retrying = null; pump(); }, error.retry_after * 1000);
     return;
   }
   const said = takeFromQueue(error.key);
@@ -232,7 +230,7 @@ function enqueue(text) {
 }
 
 function pump() {
-  if (!joined || !online || inFlight !== null || queue.length === 0) return;
+  if (!joined || !online || inFlight !== null || retrying !== null || queue.length === 0) return;
   inFlight = queue[0].key;
   send({ type: "say", key: queue[0].key, text: queue[0].text });
 }
@@ -377,6 +375,12 @@ function showRooms() {
     item.append(link);
     return item;
   }));
+}
+
+function countUnread(message) {
+  if (message.nick === nick || hasAttention()) return;
+  unread += 1;
+  showTitle();
 }
 
 function showTitle() {
