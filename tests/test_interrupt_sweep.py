@@ -344,8 +344,11 @@ def test_ctrl_c_in_a_call_comes_out_once_and_bare_and_tears_nothing(
 
 
 @pytest.mark.parametrize("call", [send_some, receive_some, ping, flush, send_close, wait_closed])
-@PLACES
-@KINDS
+@pytest.mark.parametrize(
+    ("kind", "in_steps"),
+    [("lockstep", False), ("socket", False), ("socket", True)],
+    ids=["lockstep-between steps", "socket-between steps", "socket-in steps"],
+)
 def test_ctrl_c_in_any_other_call_comes_out_once_and_the_call_can_be_made_again(
     call: Callable[[str, Interrupter], Awaitable[None]], in_steps: bool, kind: str
 ) -> None:
