@@ -120,9 +120,9 @@ def test_an_event_of_another_version_is_an_error() -> None:
 
 @given(st.lists(st.builds(make_message, st.integers(1), st.text(), st.text(), st.just("k"))))
 def test_a_welcome_holds_the_messages(messages: list[Message]) -> None:
-    welcome = json.loads(encode_welcome("lobby", "Ann", ["Ann"], messages, complete=True))
+    welcome = json.loads(encode_welcome("lobby", "Ann", ["Ann"], messages, seen=7, complete=True))
     assert welcome["messages"] == [json.loads(message.wire) for message in messages]
-    assert (welcome["type"], welcome["nicks"]) == ("welcome", ["Ann"])
+    assert (welcome["type"], welcome["nicks"], welcome["seen"]) == ("welcome", ["Ann"], 7)
 
 
 @pytest.mark.parametrize("other", ["ANN", "\uff21nn", "ann"])
@@ -153,7 +153,8 @@ def test_the_history_has_the_last_messages() -> None:
     assert history.since(None) == ([message(2), message(3), message(5)], True)
     assert history.since(2) == ([message(3), message(5)], True)
     assert history.since(5) == ([], True)
-    assert history.since(1) == ([message(2), message(3), message(5)], False)
+    assert history.since(1) == ([message(2), message(3), message(5)], True)
+    assert history.since(0) == ([message(2), message(3), message(5)], False)
 
 
 def test_the_history_takes_no_message_twice() -> None:

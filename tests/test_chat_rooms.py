@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from contextlib import suppress
 from typing import Unpack
 
@@ -86,6 +87,7 @@ async def test_a_newcomer_is_told_who_is_here_and_the_others_that_they_came(
     ann = await chat.enter("Ann")
     bob = await chat.connect()
     welcome = await bob.join("Bob")
+    assert isinstance(welcome.pop("seen"), int)
     assert welcome == {
         "type": "welcome",
         "room": "lobby",
@@ -126,6 +128,46 @@ async def test_who_comes_back_gets_what_was_missed_and_no_more(
         await ann.say("and so on")
     welcome = await (await chat.connect()).join("Eve", seen=seen)
     assert (len(texts_of(welcome)), welcome["complete"]) == (50, False)
+
+
+async def test_who_has_missed_all_that_there_is_and_no_more_is_not_told_otherwise(
+    nursery: trio.Nursery, autojump_clock: trio.abc.Clock
+) -> None:
+    chat = await start(nursery, Limits(burst=1000))
+    ann = await chat.enter("Ann")
+    seen = await ann.say("all have seen this")
+    for _ in range(50):
+        await ann.say("missed")
+    welcome = await (await chat.connect()).join("Bob", seen=seen)
+    assert (len(texts_of(welcome)), welcome["complete"]) == (50, True)
+    await ann.say("too much")
+    welcome = await (await chat.connect()).join("Eve", seen=seen)
+    assert (len(texts_of(welcome)), welcome["complete"]) == (50, False)
+
+
+async def test_who_was_in_an_empty_room_is_told_that_more_was_missed_than_there_is(
+    nursery: trio.Nursery, autojump_clock: trio.abc.Clock
+) -> None:
+    chat = await start(nursery, Limits(burst=1000))
+    seen = number_of((await (await chat.connect()).join("Bob"))["seen"])
+    ann = await chat.connect()
+    assert (await ann.join("Ann", seen=seen))["complete"] is True
+    for _ in range(51):
+        await ann.say("missed")
+    assert (await (await chat.connect()).join("Eve", seen=seen))["complete"] is False
+
+
+async def test_who_comes_back_to_a_room_that_has_been_forgotten_is_told(
+    nursery: trio.Nursery, autojump_clock: trio.abc.Clock
+) -> None:
+    chat = await start(nursery, Limits(keep=2))
+    ann = await chat.enter("Ann")
+    seen = await ann.say("hello")
+    await ann.ws.aclose()
+    await trio.sleep(10)
+    while time.time_ns() // 1_000_000 <= seen + 1:
+        await trio.lowlevel.checkpoint()
+    assert (await (await chat.connect()).join("Ann", seen=seen))["complete"] is False
 
 
 async def test_the_same_key_again_is_said_once_also_on_another_connection(
@@ -417,6 +459,11 @@ async def test_who_has_missed_more_than_there_is_comes_back_for_the_rest(
     assert (await slow.end()).code == 1013
     welcome = await (await chat.connect()).join("Bob", session=slow.session, seen=1)
     assert (len(texts_of(welcome)), welcome["complete"]) == (10, False)
+
+
+def number_of(value: object) -> int:
+    assert isinstance(value, int)
+    return value
 
 
 def texts_of(welcome: dict[str, object]) -> list[str]:

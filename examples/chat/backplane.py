@@ -39,10 +39,14 @@ class Identity:
 
 @dataclass(frozen=True, slots=True)
 class RoomState:
-    """A room at one moment."""
+    """A room at one moment.
+
+    :ivar since: there may have been messages up to this id that are not here.
+    """
 
     messages: Sequence[Message] = ()
     nicks: Sequence[str] = ()
+    since: int = 0
 
 
 @dataclass(frozen=True, slots=True)

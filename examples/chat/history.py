@@ -16,6 +16,7 @@ class History:
 
     def __init__(self, size: int, messages: Iterable[Message] = ()) -> None:
         self._messages: deque[Message] = deque(messages, maxlen=size)
+        self._gone = 0
 
     def __iter__(self) -> Iterator[Message]:
         return iter(self._messages)
@@ -28,6 +29,15 @@ class History:
         """0 if there is no message."""
         return self._messages[-1].id if self._messages else 0
 
+    @property
+    def seen(self) -> int:
+        """The id that who has seen everything has seen."""
+        return max(self.last_id, self._gone)
+
+    def begin_after(self, id_: int) -> None:
+        """There may have been messages up to that id, which are not to be had."""
+        self._gone = max(self._gone, id_)
+
     def add(self, message: Message) -> bool:
         """Add *message*, unless it is here already.
 
@@ -35,6 +45,8 @@ class History:
         """
         if message.id <= self.last_id or any(each.key == message.key for each in self._messages):
             return False
+        if len(self._messages) == self._messages.maxlen:
+            self.begin_after(self._messages[0].id)
         self._messages.append(message)
         return True
 
@@ -46,5 +58,4 @@ class History:
         if seen is None:
             return list(self._messages), True
         messages = [message for message in self._messages if message.id > seen]
-        complete = len(messages) < (self._messages.maxlen or 0)
-        return messages, complete
+        return messages, seen >= self._gone

@@ -46,8 +46,10 @@ class MemoryBackplane(Backplane):
 
     async def open(self, room: str) -> RoomState:
         await trio.lowlevel.checkpoint()
-        self._rooms[room] = _Room()
-        return RoomState()
+        # Whatever was said before, in a room or a process that has ended, is gone.
+        since = _now() - 1
+        self._rooms[room] = _Room(last_id=since)
+        return RoomState(since=since)
 
     async def close(self, room: str) -> None:
         await trio.lowlevel.checkpoint()
@@ -89,7 +91,7 @@ class MemoryBackplane(Backplane):
         said = state.said.get((who.session, key))
         if said is not None:
             return said.id
-        state.last_id = max(state.last_id + 1, time.time_ns() // 1_000_000)
+        state.last_id = max(state.last_id + 1, _now())
         self._remember(state, (who.session, key))
         self._deliver(room, make_message(state.last_id, who.nick, text, key))
         return state.last_id
@@ -106,3 +108,8 @@ class MemoryBackplane(Backplane):
 
     def _deliver(self, room: str, event: Event) -> None:
         self._listener.deliver(room, event)
+
+
+def _now() -> int:
+    """Milliseconds since 1970."""
+    return time.time_ns() // 1_000_000

@@ -10,7 +10,8 @@ From a client; ``join`` comes first, and once:
                                                        this client: with it, it may come back
                                                        under its nickname before the server has
                                                        noticed that it was gone. ``seen`` is the
-                                                       id of the last message that it has, or null.
+                                                       id of the last message that it has, or what
+                                                       the last welcome gave, or null.
 ``say``     ``key``, ``text``                          Say something. ``key`` is a random string
                                                        of the client's: the same key again is the
                                                        same message again, and not said twice.
@@ -22,9 +23,11 @@ From the server:
 
 ============ =========================================== ========================================
 ``welcome``  ``room``, ``nick``, ``nicks``,              The answer to ``join``: who is here, and
-             ``messages``, ``complete``                  the messages after ``seen``, or the last
-                                                         ones. ``complete`` is false if more had
-                                                         been missed than the server still has.
+             ``messages``, ``seen``, ``complete``        the messages after ``seen``, or the last
+                                                         ones. ``complete`` is false if more may
+                                                         have been missed than the server has.
+                                                         This ``seen`` is for the next ``join``, if
+                                                         nothing is said until then.
 ``message``  ``id``, ``nick``, ``text``, ``key``         What somebody said. Ids grow within a
                                                          room: an id is the time in milliseconds
                                                          since 1970, or one more than the last.
@@ -311,9 +314,9 @@ def decode_event(wire: str) -> Event:
 
 
 def encode_welcome(
-    room: str, nick: str, nicks: list[str], messages: list[Message], *, complete: bool
+    room: str, nick: str, nicks: list[str], messages: list[Message], *, seen: int, complete: bool
 ) -> str:
-    head = encode("welcome", room=room, nick=nick, nicks=nicks, complete=complete)
+    head = encode("welcome", room=room, nick=nick, nicks=nicks, seen=seen, complete=complete)
     # The messages are encoded already: they are put in as they are.
     return f'{head[:-1]},"messages":[{",".join([message.wire for message in messages])}]}}'
 

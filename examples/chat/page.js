@@ -24,7 +24,7 @@ let socket = null;
 let wantsIn = false;              // whether the user has asked for it, and the server not refused
 let joined = false;
 let online = true;                // whether the servers have each other
-let seen = null;                  // the id of the last message
+let seen = null;                  // the id of the last message, or what the welcome gave
 let attempts = 0;
 let reconnecting = null;          // the timer
 let inFlight = null;              // the key that was sent and not answered
@@ -119,6 +119,7 @@ const handlers = {
       seen = Math.max(seen, message.id);
       if (showMessage(message) && !first) countUnread(message);
     }
+    seen = Math.max(seen, welcome.seen);
     if (!welcome.complete) notice("You may have missed some messages.");
     if (first) notice(`You are in #${room}. Share the address of this page to invite others.`);
     else notice("Connected again");

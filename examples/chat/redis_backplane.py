@@ -227,9 +227,11 @@ class RedisBackplane(Backplane):
         state = await link.call("state", [keys.log, keys.nicks])
         assert isinstance(state, list)
         wires, owners = state
-        messages = [decode_event(wire) for wire in wires]
+        events = [decode_event(wire) for wire in wires]
+        messages = [event for event in events if isinstance(event, Message)]
         nicks = [owner.split(" ", 2)[2] for owner in owners]
-        return RoomState([each for each in messages if isinstance(each, Message)], nicks)
+        since = messages[0].id - 1 if len(messages) >= self._history else 0
+        return RoomState(messages, nicks, since)
 
     def _current(self) -> _Link:
         if self._link is None:

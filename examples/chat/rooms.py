@@ -108,7 +108,14 @@ class Room:
         messages, complete = self._history.since(seen)
         nicks = list(self._nicks.values())
         member.ws.send_nowait(
-            encode_welcome(self.name, member.who.nick, nicks, messages, complete=complete)
+            encode_welcome(
+                self.name,
+                member.who.nick,
+                nicks,
+                messages,
+                seen=self._history.seen,
+                complete=complete,
+            )
         )
         self._members[member.ws] = member
 
@@ -119,8 +126,11 @@ class Room:
     def load(self, state: RoomState) -> None:
         """Take over *state*, then what was held."""
         held, self._held = self._held or [], None
-        if self._has_gap_to(state):
+        has_gap = self._has_gap_to(state)
+        if has_gap:
             self.send_to_all(encode("missed"))
+        if has_gap or not self._history:
+            self._history.begin_after(state.since)
         for message in state.messages:
             self.deliver(message)
         nicks = {fold(nick): nick for nick in state.nicks}
@@ -141,7 +151,7 @@ class Room:
         if self._held is not None:
             self._held.append(event)
             return
-        seen = self._history.last_id
+        seen = self._history.seen
         match event:
             case Message() if not self._history.add(event):
                 return
@@ -156,7 +166,7 @@ class Room:
 
     def send_to_all(self, wire: str) -> None:
         """Tell the members of this process what is no event of the room."""
-        self._broadcast(wire, self._history.last_id)
+        self._broadcast(wire, self._history.seen)
 
     def _broadcast(self, wire: str, seen: int) -> None:
         """Send to all who do not lag.
