@@ -420,6 +420,33 @@ async def test_who_reads_again_in_time_knows_who_is_here(
     await slow.hear_until("nicks", nicks=["Bob"])
 
 
+async def test_who_reads_again_in_time_knows_what_has_happened_meanwhile(
+    nursery: trio.Nursery, autojump_clock: trio.abc.Clock
+) -> None:
+    chat = await start(nursery, Limits(burst=1000))
+    ann, slow = await chat.enter("Ann"), await chat.connect_slowly()
+    await slow.join("Bob")
+    for _ in range(40):
+        await ann.say("x" * 1000)
+    for _ in range(10):
+        await slow.hear()
+    await trio.testing.wait_all_tasks_blocked()
+    await chat.enter("Eve")
+    chat.server.rooms.set_online(False)
+    people: list[object] = []
+    online: object = True
+    with trio.move_on_after(1):
+        while True:
+            match await slow.hear():
+                case {"type": "nicks", "nicks": [*nicks]}:
+                    people = nicks
+                case {"type": "joined", "nick": nick}:
+                    people.append(nick)
+                case {"type": "status", "online": online}:
+                    pass
+    assert (people, online) == (["Ann", "Bob", "Eve"], False)
+
+
 async def test_who_reads_not_even_refusals_does_not_get_in_and_leaves_no_trace(
     nursery: trio.Nursery, autojump_clock: trio.abc.Clock
 ) -> None:

@@ -58,12 +58,14 @@ class Member:
 
     :ivar listening: the scope of the task that listens to them; cancelled to drop them.
     :ivar goodbye: code and reason to close with when that has happened.
+    :ivar online: whether the servers have each other, as it was told last.
     """
 
     ws: trio_ws.WebSocketStream
     who: Identity
     listening: trio.CancelScope = field(default_factory=trio.CancelScope)
     goodbye: tuple[int, str] | None = None
+    online: bool = True
 
     def drop(self, goodbye: tuple[int, str]) -> None:
         self.goodbye = goodbye
@@ -87,6 +89,7 @@ class Room:
         self._history = History(limits.history)
         self._nicks: dict[str, str] = {}
         self._held: list[Event] | None = []
+        self._online = True
 
     @property
     def is_open(self) -> bool:
@@ -164,6 +167,13 @@ class Room:
                 self._nicks[fold(new)] = new
         self._broadcast(encode_event(event), seen)
 
+    def set_online(self, online: bool) -> None:
+        """The servers have lost each other, or have each other again."""
+        self._online = online
+        self.send_to_all(encode("status", online=online))
+        for member in self._members.values():
+            member.online = online
+
     def send_to_all(self, wire: str) -> None:
         """Tell the members of this process what is no event of the room."""
         self._broadcast(wire, self._history.seen)
@@ -184,22 +194,45 @@ class Room:
         try:
             with trio.fail_after(self._limits.patience):
                 await member.ws.flush()
-                await member.ws.send(self._encode_nicks())
-                while seen < self._history.last_id:
-                    missed, complete = self._history.since(seen)
-                    if not complete:
-                        raise trio.TooSlowError
-                    await member.ws.send(missed[0].wire)
-                    seen = missed[0].id
+                while not self._take_back(member, seen):
+                    seen = await self._send_missed(member, seen)
+                    await member.ws.flush()
         except trio.TooSlowError:
             member.drop(TOO_SLOW)
         except (trio_ws.ConnectionClosed, trio.ClosedResourceError):
             # Whoever listens to it notices too, and removes it.
             pass
-        else:
-            if member in self._lagging:
-                self._lagging.remove(member)
-                self._members[member.ws] = member
+
+    async def _send_missed(self, member: Member, seen: int) -> int:
+        """
+        :returns: the id of the last message sent.
+        """
+        while seen < self._history.last_id:
+            missed, complete = self._history.since(seen)
+            if not complete:
+                raise trio.TooSlowError
+            await member.ws.send(missed[0].wire)
+            seen = missed[0].id
+        if member.online != self._online:
+            member.online = self._online
+            await member.ws.send(encode("status", online=member.online))
+        return seen
+
+    def _take_back(self, member: Member, seen: int) -> bool:
+        """Let *member* hear what happens, if nothing was missed but who is here.
+
+        Nothing waits between telling that and then, so nobody comes or goes meanwhile.
+        """
+        if seen < self._history.last_id or member.online != self._online:
+            return False
+        try:
+            member.ws.send_nowait(self._encode_nicks())
+        except trio.WouldBlock:
+            return False
+        if member in self._lagging:
+            self._lagging.remove(member)
+            self._members[member.ws] = member
+        return True
 
     def _encode_nicks(self) -> str:
         return encode("nicks", nicks=list(self._nicks.values()))
@@ -280,7 +313,7 @@ class Rooms:
     def set_online(self, online: bool) -> None:
         log(logging.WARNING, "backplane", online=online)
         for room in self._rooms.values():
-            room.send_to_all(encode("status", online=online))
+            room.set_online(online)
 
     def load(self, room: str, state: RoomState) -> None:
         if room in self._rooms:
