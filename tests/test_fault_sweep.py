@@ -6,6 +6,7 @@ for one descriptor, and nothing of trio_ws is.
 
 from __future__ import annotations
 
+import enum
 import errno
 import functools
 import os
@@ -232,16 +233,26 @@ def test_a_transport_that_fails_anywhere_ends_all_calls_in_time(
     assert result.effective > 5
 
 
+class SocketFault(enum.Enum):
+    RESET = "reset"
+    """Each call raises ``ConnectionResetError``, and the kernel has nothing more for us."""
+    SHUT_DOWN = "shut down"
+    """What comes of each call is the kernel's answer: EOF, and ``BrokenPipeError``."""
+    NO_BUFFERS = "no buffers"
+    """Each call raises ``OSError``, and the socket is as good as before."""
+
+
 class FailingSocket:
     """Lets the n-th ``readv`` or ``writev`` of a socket fail, and all that follow.
 
+    :ivar fault: in what way.
     :ivar failed: whether it has failed.
     """
 
-    def __init__(self, call: int, is_shut_down: bool) -> None:
+    def __init__(self, call: int, fault: SocketFault) -> None:
+        self.fault = fault
         self.failed = False
         self._calls_left = call
-        self._is_shut_down = is_shut_down
         self._socket: trio.socket.SocketType | None = None
 
     def arm(self, stream: trio.abc.Stream) -> None:
@@ -253,12 +264,13 @@ class FailingSocket:
             return
         if self._calls_left == 0:
             self.failed = True
-            if self._is_shut_down:
-                # What comes of this call is the kernel's answer.
+            if self.fault is not SocketFault.NO_BUFFERS:
                 self._socket.shutdown(socket.SHUT_RDWR)
         self._calls_left -= 1
-        if self.failed and not self._is_shut_down:
+        if self.failed and self.fault is SocketFault.RESET:
             raise ConnectionResetError(errno.ECONNRESET, "told to fail")
+        if self.failed and self.fault is SocketFault.NO_BUFFERS:
+            raise OSError(errno.ENOBUFS, "told to fail")
 
 
 async def socket_traffic(
@@ -266,16 +278,18 @@ async def socket_traffic(
 ) -> None:
     ours, theirs = await make_streams("socket")
     await run_traffic(role, call_whole, compression, probe, (ours, theirs), lambda: probe.arm(ours))
+    if probe.fault is not SocketFault.NO_BUFFERS:
+        assert trio.current_time() == 0, "what failed at once was found by a deadline"
 
 
 def fail_every_system_call(
     scenario: Callable[[FailingSocket], Awaitable[None]],
-    is_shut_down: bool,
+    fault: SocketFault,
     monkeypatch: pytest.MonkeyPatch,
 ) -> SweepResult:
     runs = effective = calm_runs = 0
     while calm_runs < CALM_RUNS:
-        probe = FailingSocket(runs, is_shut_down)
+        probe = FailingSocket(runs, fault)
         clock = trio.testing.MockClock(autojump_threshold=0)
         with monkeypatch.context() as patch:
             patch_system_calls(patch, probe)
@@ -301,17 +315,17 @@ def patch_system_calls(patch: pytest.MonkeyPatch, probe: FailingSocket) -> None:
     patch.setattr(os, "writev", writev)
 
 
-@pytest.mark.parametrize("is_shut_down", [False, True], ids=["reset", "shut down"])
+@pytest.mark.parametrize("fault", list(SocketFault), ids=lambda fault: fault.value)
 @ONE_COMPRESSED
 def test_a_socket_that_fails_at_any_system_call_ends_all_calls_in_time(
     role: Role,
     compression: PermessageDeflate | None,
-    is_shut_down: bool,
+    fault: SocketFault,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     scenario = functools.partial(socket_traffic, role, compression)
-    name = f"socket {role.value} {is_shut_down} {name_of(call_whole, compression)}"
-    result = record(name, lambda: fail_every_system_call(scenario, is_shut_down, monkeypatch))
+    name = f"socket {role.value} {fault.value} {name_of(call_whole, compression)}"
+    result = record(name, lambda: fail_every_system_call(scenario, fault, monkeypatch))
     assert result.effective > 5
 
 
