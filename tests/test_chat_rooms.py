@@ -13,7 +13,7 @@ import trio.testing
 from chat_client import Visitor
 
 import trio_ws
-from examples.chat.backplane import Backplane, RoomState, Unavailable
+from examples.chat.backplane import Backplane, Identity, RoomState, Unavailable
 from examples.chat.limits import Limits
 from examples.chat.memory_backplane import MemoryBackplane
 from examples.chat.messages import MAX_FRAME
@@ -27,6 +27,12 @@ class Chat:
     def __init__(self, nursery: trio.Nursery, limits: Limits, backplane: Backplane) -> None:
         self.server = ChatServer(backplane, limits)
         self._nursery = nursery
+        self._served = 0
+        self._all_left = trio.Event()
+
+    async def server_is_left(self) -> None:
+        """Wait until everybody has left."""
+        await self._all_left.wait()
 
     async def connect(self, **server: Unpack[trio_ws.StreamKeywords]) -> Visitor:
         options: trio_ws.StreamKeywords = {"max_message_size": MAX_FRAME, **server}
@@ -47,9 +53,13 @@ class Chat:
 
     async def _handle(self, ws: trio_ws.WebSocketStream) -> None:
         """As serve_websocket calls it."""
+        self._served += 1
         with suppress(trio_ws.ConnectionClosed):
             await self.server.handle(ws)
         await ws.aclose()
+        self._served -= 1
+        if not self._served:
+            self._all_left.set()
 
     async def enter(self, nick: str, room: str = "lobby") -> Visitor:
         visitor = await self.connect()
@@ -69,6 +79,12 @@ class FarBackplane(MemoryBackplane):
             await trio.sleep(3)
             raise Unavailable
         return await super().open(room)
+
+    async def release(self, room: str, who: Identity) -> None:
+        if not self.reachable:
+            await trio.sleep(3)
+            raise Unavailable
+        await super().release(room, who)
 
 
 async def start(
@@ -390,6 +406,22 @@ async def test_a_room_that_fails_to_open_while_empty_rooms_are_closed_is_no_matt
     await visitor.join("Ann")
     await trio.sleep(10)
     await visitor.say("still here")
+
+
+async def test_who_leaves_when_the_server_stops_does_not_wait_longer_for_the_backplane(
+    nursery: trio.Nursery, autojump_clock: trio.abc.Clock
+) -> None:
+    backplane = FarBackplane()
+    chat = await start(nursery, backplane=backplane)
+    early, late = await chat.enter("Ann"), await chat.enter("Bob")
+    backplane.reachable = False
+    await early.ws.aclose()
+    await trio.testing.wait_all_tasks_blocked()
+    before = trio.current_time()
+    chat.server.rooms.leave_by(before + 1)
+    await late.ws.aclose()
+    await chat.server_is_left()
+    assert trio.current_time() - before == pytest.approx(1)
 
 
 async def test_who_reads_again_in_time_has_missed_no_message(

@@ -10,6 +10,7 @@ import ssl
 import sys
 from collections.abc import AsyncIterator
 from functools import partial
+from typing import Final
 
 import trio
 
@@ -22,6 +23,9 @@ from .messages import MAX_FRAME
 from .options import Options, parse_options
 from .server import ChatServer
 from .workers import READY, Supervisor
+
+LAST_WORDS: Final = 0.5
+"""Seconds beyond the grace to tell the other servers who has not left by then."""
 
 
 async def serve(options: Options) -> None:
@@ -50,6 +54,7 @@ async def serve(options: Options) -> None:
                 url = url_of(listeners[0].socket, secure=ssl_context is not None)
                 log(logging.INFO, "listening", url=url)
             await wait_for_signal(signals, quiet=options.worker)
+            chat.rooms.leave_by(trio.current_time() + options.grace + LAST_WORDS)
             await server.shutdown(grace=options.grace)
             nursery.cancel_scope.cancel()
     if not options.worker:

@@ -16,6 +16,7 @@ Messages that are in it already are then left out by their ids.
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
@@ -44,7 +45,7 @@ from .messages import (
     fold,
 )
 
-LEAVE_TIMEOUT: Final = 5.0
+_LEAVE_TIMEOUT: Final = 5.0
 """Seconds to tell the backplane that somebody has left."""
 
 TOO_SLOW: Final = (1013, "you read too slowly: come back")
@@ -246,6 +247,8 @@ class Rooms:
         self._limits = limits
         self._rooms: dict[str, Room] = {}
         self._opening = trio.Lock()
+        self._leave_by = math.inf
+        self._leaving: set[trio.CancelScope] = set()
         self._nursery: trio.Nursery | None = None
 
     def __len__(self) -> int:
@@ -278,8 +281,7 @@ class Rooms:
             try:
                 room.admit(member, seen)
             except Exception:
-                with trio.move_on_after(LEAVE_TIMEOUT, shield=True), suppress(Unavailable):
-                    await self._backplane.release(name, member.who)
+                await self._release(name, member)
                 raise
         except BaseException:
             self._stop_using(room)
@@ -290,9 +292,25 @@ class Rooms:
         """The end of :meth:`enter`."""
         room.remove(member)
         try:
-            await self._backplane.release(room.name, member.who)
+            await self._release(room.name, member)
         finally:
             self._stop_using(room)
+
+    def leave_by(self, deadline: float) -> None:
+        """The server stops: from *deadline* on, the backplane is not told any more who leaves."""
+        self._leave_by = deadline
+        for scope in self._leaving:
+            scope.deadline = min(scope.deadline, deadline)
+
+    async def _release(self, room: str, member: Member) -> None:
+        """Tell the backplane that *member* has left, also if the server stops."""
+        deadline = min(trio.current_time() + _LEAVE_TIMEOUT, self._leave_by)
+        with trio.CancelScope(deadline=deadline, shield=True) as scope, suppress(Unavailable):
+            self._leaving.add(scope)
+            try:
+                await self._backplane.release(room, member.who)
+            finally:
+                self._leaving.remove(scope)
 
     async def rename(self, room: Room, member: Member, nick: str) -> None:
         if not await self._backplane.rename(room.name, member.who, nick):
