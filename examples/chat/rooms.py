@@ -45,7 +45,7 @@ from .messages import (
     fold,
 )
 
-_LEAVE_TIMEOUT: Final = 5.0
+LEAVE_TIMEOUT: Final = 5.0
 """Seconds to tell the backplane that somebody has left."""
 
 TOO_SLOW: Final = (1013, "you read too slowly: come back")
@@ -281,7 +281,8 @@ class Rooms:
             try:
                 room.admit(member, seen)
             except Exception:
-                await self._release(name, member)
+                with trio.move_on_after(LEAVE_TIMEOUT, shield=True):
+                    await self._release(name, member)
                 raise
         except BaseException:
             self._stop_using(room)
@@ -300,12 +301,11 @@ class Rooms:
         """The server stops: from *deadline* on, the backplane is not told any more who leaves."""
         self._leave_by = deadline
         for scope in self._leaving:
-            scope.deadline = min(scope.deadline, deadline)
+            scope.deadline = deadline
 
     async def _release(self, room: str, member: Member) -> None:
-        """Tell the backplane that *member* has left, also if the server stops."""
-        deadline = min(trio.current_time() + _LEAVE_TIMEOUT, self._leave_by)
-        with trio.CancelScope(deadline=deadline, shield=True) as scope, suppress(Unavailable):
+        """Tell the backplane that *member* has left, if there is time for that."""
+        with trio.CancelScope(deadline=self._leave_by) as scope, suppress(Unavailable):
             self._leaving.add(scope)
             try:
                 await self._backplane.release(room, member.who)

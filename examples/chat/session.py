@@ -25,7 +25,7 @@ from .messages import (
     encode_refusal,
     parse,
 )
-from .rooms import TOO_SLOW, Member, Room, Rooms
+from .rooms import LEAVE_TIMEOUT, TOO_SLOW, Member, Room, Rooms
 
 NOT_JOINED: Final = (1008, "you did not join")
 TOO_FAST: Final = (1008, "you were told to slow down")
@@ -94,7 +94,8 @@ class Session:
             code, reason = self._goodbye or self._ws.close_reason or (1006, "")
             fields = {"code": code, "reason": reason} if reason else {"code": code}
             log(logging.INFO, "left", room=room.name, nick=member.who.nick, **fields)
-            await self._rooms.leave(room, member)
+            with trio.move_on_after(LEAVE_TIMEOUT, shield=True):
+                await self._rooms.leave(room, member)
 
     def _check(self, data: str | bytes) -> ClientMessage:
         wait = self._bucket.take(trio.current_time())

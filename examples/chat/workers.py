@@ -55,13 +55,15 @@ class Supervisor:
                     nursery.start_soon(self._keep_running, sock.getsockname()[1], listening)
                     await listening.wait()
                     if self._stopping:
-                        return self._code
-                url = url_of(sock, secure=self._options.certificate is not None)
-                log(logging.INFO, "listening", workers=self._options.workers, url=url)
-                number = await anext(signals)
-                log(logging.INFO, "closing", signal=signal.Signals(number).name)
-                self._stop()
-        log(logging.INFO, "closed")
+                        break
+                else:
+                    url = url_of(sock, secure=self._options.certificate is not None)
+                    log(logging.INFO, "listening", workers=self._options.workers, url=url)
+                    number = await anext(signals)
+                    log(logging.INFO, "closing", signal=signal.Signals(number).name)
+                    self._stop()
+        if not self._code:
+            log(logging.INFO, "closed")
         return self._code
 
     def _stop(self) -> None:
