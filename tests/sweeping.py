@@ -211,6 +211,14 @@ class Book:
         self.partial += message
         self.take_partial()
 
+    async def receive_part(self, max_bytes: int) -> None:
+        """A part of a message; whether it was the last one is noted, too."""
+        part, fin = await self.ws.receive_some(max_bytes)
+        assert isinstance(part, str)
+        self.partial += part
+        if fin:
+            self.take_partial()
+
     def take_partial(self) -> None:
         """What was taken in parts is a whole message now."""
         message, self.partial = self.partial, ""

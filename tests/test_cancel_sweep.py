@@ -67,11 +67,7 @@ async def receive(book: Book) -> None:
 
 async def receive_some(book: Book) -> None:
     for _ in range(3):
-        part, fin = await book.ws.receive_some(2)
-        assert isinstance(part, str)
-        book.partial += part
-        if fin:
-            book.take_partial()
+        await book.receive_part(2)
 
 
 async def iterate(book: Book) -> None:

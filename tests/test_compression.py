@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import NamedTuple
 
 import pytest
+from decoding import UNLIMITED, comparable, decode_all
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -32,12 +33,10 @@ from trio_ws._protocol import (
     ProtocolError,
     Role,
     State,
-    Violation,
 )
 
 CONTINUATION, TEXT, BINARY = Opcode.CONTINUATION, Opcode.TEXT, Opcode.BINARY
 CLOSE, PING, PONG = Opcode.CLOSE, Opcode.PING, Opcode.PONG
-UNLIMITED = 1 << 62
 KEY = bytes.fromhex("37fa213d")
 KIB = 1024
 MIB = 1024 * KIB
@@ -192,22 +191,6 @@ def protocol(
         window_bits=window_bits, context_takeover=takeover, library=library or CountingZlib()
     )
     return Protocol(role, max_message_size, inflater)
-
-
-def decode_all(receiver: Protocol, data: bytes, limit: int = UNLIMITED) -> list[Event]:
-    """All events in *data*, decoded in as many calls as *limit* takes."""
-    events = receiver.decode(data, limit)
-    while receiver.stalled:
-        events += receiver.decode(b"", limit)
-    return events
-
-
-def comparable(events: list[Event]) -> list[object]:
-    """For exact comparison: a violation equals no other, and a Ping equals a Pong."""
-    return [
-        (type(event), (str(event), event.code) if isinstance(event, Violation) else event)
-        for event in events
-    ]
 
 
 def traced(step: Callable[[], object]) -> tuple[int, int]:

@@ -132,11 +132,7 @@ async def send_parts(book: Book) -> None:
 
 async def receive_parts(book: Book) -> None:
     while len(book.own_received()) < 3:
-        part, fin = await book.ws.receive_some(1000)
-        assert isinstance(part, str)
-        book.partial += part
-        if fin:
-            book.take_partial()
+        await book.receive_part(1000)
 
 
 async def send_pongs(book: Book) -> None:

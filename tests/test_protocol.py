@@ -9,6 +9,7 @@ import tracemalloc
 from collections.abc import Callable, Iterator
 
 import pytest
+from decoding import UNLIMITED, comparable, decode_all
 from hypothesis import example, given
 from hypothesis import strategies as st
 
@@ -32,7 +33,6 @@ from trio_ws._protocol import (
 
 CONTINUATION, TEXT, BINARY = Opcode.CONTINUATION, Opcode.TEXT, Opcode.BINARY
 CLOSE, PING, PONG = Opcode.CLOSE, Opcode.PING, Opcode.PONG
-UNLIMITED = 1 << 62
 KEY = bytes.fromhex("37fa213d")
 LENGTHS = [0, 1, 2, 124, 125, 126, 127, 128, 16383, 16384, 16385, 65534, 65535, 65536, 65537]
 
@@ -65,22 +65,6 @@ def frame(
     encoded[0] |= 0x80
     masked = bytes(octet ^ key[index % 4] for index, octet in enumerate(payload))
     return first_byte + encoded + key + masked
-
-
-def decode_all(protocol: Protocol, data: Buffer, limit: int = UNLIMITED) -> list[Event]:
-    """All events in *data*, decoded in as many calls as *limit* takes."""
-    events = protocol.decode(data, limit)
-    while protocol.stalled:
-        events += protocol.decode(b"", limit)
-    return events
-
-
-def comparable(events: list[Event]) -> list[object]:
-    """For exact comparison: a violation equals no other, and a Ping equals a Pong."""
-    return [
-        (type(event), (str(event), event.code) if isinstance(event, Violation) else event)
-        for event in events
-    ]
 
 
 def octets(data: bytes) -> Iterator[bytes]:

@@ -6,8 +6,7 @@ import random
 import subprocess
 import sys
 import zlib
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -28,6 +27,7 @@ from raw_peer import (
     open_with_peer,
     receive_until_closed,
 )
+from steps import watching
 from transports import open_streams
 
 from trio_ws import ConnectionClosedError, MessageTooBig, PermessageDeflate, WebSocketStream
@@ -108,34 +108,6 @@ async def open_with_zlib(
     )
     assert ws.compression is not None
     return ws, ZlibPeer(peer)
-
-
-class Steps(trio.abc.Instrument):
-    """The most that a number grows in one step of a task."""
-
-    def __init__(self, number: Callable[[], int]) -> None:
-        self.number = number
-        self.largest = 0
-        self.count = 0
-        self._before = 0
-
-    def before_task_step(self, task: trio.lowlevel.Task) -> None:
-        self._before = self.number()
-
-    def after_task_step(self, task: trio.lowlevel.Task) -> None:
-        growth = self.number() - self._before
-        self.largest = max(self.largest, growth)
-        self.count += growth > 0
-
-
-@contextmanager
-def watching(number: Callable[[], int]) -> Iterator[Steps]:
-    steps = Steps(number)
-    trio.lowlevel.add_instrument(steps)
-    try:
-        yield steps
-    finally:
-        trio.lowlevel.remove_instrument(steps)
 
 
 # What was agreed, and which messages it is used for

@@ -16,6 +16,7 @@ import trio
 import trio.testing
 from background import begin
 from raw_peer import BINARY, PONG, TEXT, Frame, RawPeer, Streams, open_with_peer
+from steps import watching
 from transports import fill, open_streams
 
 from trio_ws import WebSocketStream, broadcast
@@ -59,34 +60,6 @@ def counting_writes() -> Iterator[Counter[str]]:
         yield calls
     finally:
         sys.setprofile(None)
-
-
-class Steps(trio.abc.Instrument):
-    """The most that a number grows in one step of a task."""
-
-    def __init__(self, number: Callable[[], int]) -> None:
-        self.number = number
-        self.largest = 0
-        self.count = 0
-        self._before = 0
-
-    def before_task_step(self, task: trio.lowlevel.Task) -> None:
-        self._before = self.number()
-
-    def after_task_step(self, task: trio.lowlevel.Task) -> None:
-        growth = self.number() - self._before
-        self.largest = max(self.largest, growth)
-        self.count += growth > 0
-
-
-@contextmanager
-def watching(number: Callable[[], int]) -> Iterator[Steps]:
-    steps = Steps(number)
-    trio.lowlevel.add_instrument(steps)
-    try:
-        yield steps
-    finally:
-        trio.lowlevel.remove_instrument(steps)
 
 
 class Turns:

@@ -45,18 +45,21 @@ class Stream:
         *,
         on_flush: Callable[[], None] | None = None,
         on_deadline: Callable[[], None] | None = None,
+        work: int = 0,
     ) -> None:
+        self._work = work
         self._ticks = ticks or TickCounter()
         self._on_flush = on_flush
         self._on_deadline = on_deadline
         self.flushes: list[int] = []
         self.deadlines: list[float] = []
 
-    def flush_now(self) -> None:
+    def flush_now(self) -> int:
         assert trio.lowlevel.currently_ki_protected()
         self.flushes.append(self._ticks.count)
         if self._on_flush is not None:
             self._on_flush()
+        return self._work
 
     def deadline_passed(self) -> None:
         assert trio.lowlevel.currently_ki_protected()
@@ -215,11 +218,12 @@ async def test_streams_that_have_much_to_write_share_ticks(ticks: TickCounter) -
 
     def work(number: int) -> None:
         order.append(number)
-        ticker.worked(300 * 1024)
         if order == [0]:
             ticker.flush_soon(streams[0])
 
-    streams = [Stream(ticks, on_flush=partial(work, number)) for number in range(10)]
+    streams = [
+        Stream(ticks, on_flush=partial(work, number), work=300 * 1024) for number in range(10)
+    ]
     for stream in streams:
         ticker.flush_soon(stream)
     begin = ticks.count + 1

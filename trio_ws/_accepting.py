@@ -11,10 +11,11 @@ from typing import Final, TypeAlias
 
 import trio
 
+from ._arguments import check_async
 from ._handshake import HandshakeError, ServerHandshake
 from ._http import HeadersInput, Request, Response
 from ._listening import name_peer
-from ._opening import GONE, call_unprotected, check_async, handshake_deadline, receive_some
+from ._opening import GONE, call_unprotected, handshake_deadline, receive_some
 from ._options import StreamKeywords, StreamOptions, make_options
 from ._protocol import Role
 from ._stream import WebSocketStream

@@ -12,13 +12,13 @@ from typing import Final, NoReturn, TypeAlias, Unpack
 import trio
 from trio.lowlevel import enable_ki_protection
 
+from ._arguments import check_stream
 from ._handshake import ClientHandshake
 from ._http import HeadersInput, Response
 from ._opening import (
     GONE,
     StreamOwner,
     call_unprotected,
-    check_stream,
     closing_on_failure,
     handshake_deadline,
     receive_some,

@@ -13,6 +13,7 @@ import trio
 from trio.lowlevel import enable_ki_protection
 
 from ._accepting import Acceptor, ProcessRequest
+from ._arguments import check_async, check_stream
 from ._errors import ConnectionClosed, StreamClosed
 from ._handshake import HandshakeError
 from ._http import HeadersInput, Request
@@ -27,8 +28,6 @@ from ._listening import (
 from ._opening import (
     StreamOwner,
     call_unprotected,
-    check_async,
-    check_stream,
     closing_on_failure,
     unwrap,
 )

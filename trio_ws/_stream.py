@@ -392,9 +392,8 @@ class WebSocketStream(trio.abc.Channel[str | bytes]):
         return receiver.message, receiver.fin
 
     def _check_receiving(self) -> None:
-        self._check_released()
-        if self._protocol.state not in RECEIVING:
-            raise self._closed_error(sending=False)
+        if self._released or self._protocol.state not in RECEIVING:
+            raise self._end_error(sending=False)
 
     # Sending
 

@@ -41,8 +41,12 @@ FRAME_PRICE: Final = 2 * 1024
 class Flushable(Protocol):
     """What the ticker knows of what it flushes."""
 
-    def flush_now(self) -> None:
-        """Write what is committed, as far as that does not block. Must not raise."""
+    def flush_now(self) -> int:
+        """Write what is committed, as far as that does not block. Must not raise.
+
+        Returns how much work that was, as bytes written.
+        """
+        ...
 
 
 class Timer:
@@ -96,7 +100,6 @@ class Ticker:
         self._budget = DEFAULT_BUDGET
         self._left = DEFAULT_BUDGET
         self._dirty: dict[Flushable, None] = {}
-        self._work_left = 0
         self._sleeper = Sleeper()
         self._deadlines: list[tuple[float, int, Timer]] = []
         self._timers_set = 0
@@ -132,17 +135,13 @@ class Ticker:
         if self._sleeper:
             self._sleeper.wake()
 
-    def worked(self, work: int) -> None:
-        """For a stream that is flushed: what it has done, as bytes written."""
-        self._work_left -= work
-
     def _flush_step(self) -> None:
         """All that is dirty, unless that is too much for one step."""
-        self._work_left = _FLUSH_STEP
+        work_left = _FLUSH_STEP
         streams, self._dirty = iter(self._dirty), {}
         for stream in streams:
-            stream.flush_now()
-            if self._work_left <= 0:
+            work_left -= stream.flush_now()
+            if work_left <= 0:
                 break
         later = dict.fromkeys(streams)
         if later:

@@ -139,13 +139,13 @@ class Writer:
         """Something was received: the answer to it need not wait for a tick."""
         self._wrote_at_once = False
 
-    def flush_now(self) -> None:
-        """Write what is committed, as far as that does not block."""
+    def flush_now(self) -> int:
+        """Write what is committed, as far as that does not block; how much work that was."""
         self._gathering = False
         self._wrote_at_once = False
         before = self._work()
         self._write()
-        self._ticker.worked(self._work() - before)
+        return self._work() - before
 
     def flush_gathered(self) -> None:
         """Write now what waits for the next tick only to leave together with more."""

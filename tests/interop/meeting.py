@@ -130,3 +130,21 @@ class Meeting:
             "max_size": how.get("max_size"),
             "compression": how.get("compression", False),
         }
+
+
+async def exchange_many(ws: trio_ws.WebSocketStream, peer: Puppet, messages: list[str]) -> None:
+    """Both send all messages before either has received them, and each arrives in its order."""
+
+    async def send_ours() -> None:
+        for message in messages:
+            await ws.send(message)
+
+    async def send_theirs() -> None:
+        for message in messages:
+            await peer.send(message)
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(send_ours)
+        nursery.start_soon(send_theirs)
+        assert [await ws.receive() for _ in messages] == messages
+        assert [await peer.message() for _ in messages] == messages

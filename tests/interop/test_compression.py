@@ -9,12 +9,11 @@ from __future__ import annotations
 import random
 
 import pytest
-import trio
 
 import trio_ws
 from trio_ws import PermessageDeflate
 
-from .meeting import Meeting
+from .meeting import Meeting, exchange_many
 from .puppeteer import Puppet
 
 COMPRESSING = ["websockets_asyncio", "websockets_trio", "aiohttp", "ws"]
@@ -151,20 +150,7 @@ async def test_compressed_and_plain_messages_may_be_mixed(pair: Pair) -> None:
 async def test_many_compressed_messages_in_flight_arrive_in_order(pair: Pair) -> None:
     ws, peer = pair
     messages = [f"{number}:" + "x" * (number * number % 9973) for number in range(200)]
-
-    async def send_ours() -> None:
-        for message in messages:
-            await ws.send(message)
-
-    async def send_theirs() -> None:
-        for message in messages:
-            await peer.send(message)
-
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(send_ours)
-        nursery.start_soon(send_theirs)
-        assert [await ws.receive() for _ in messages] == messages
-        assert [await peer.message() for _ in messages] == messages
+    await exchange_many(ws, peer, messages)
 
 
 async def test_a_compressed_message_too_big_for_us_closes_with_1009(pair: Pair) -> None:

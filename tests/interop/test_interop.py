@@ -30,7 +30,7 @@ import trio
 import trio_ws
 
 from .conftest import PEERS
-from .meeting import Meeting
+from .meeting import Meeting, exchange_many
 
 FRAGMENTING = [name for name in PEERS if name not in ("trio_websocket", "aiohttp")]
 CLOSING_WITHOUT_A_CODE = ["trio_websocket", "picows", "ws"]
@@ -158,20 +158,7 @@ async def test_the_peers_ping_is_answered(meet: Meeting) -> None:
 async def test_many_messages_in_flight_arrive_in_order(meet: Meeting) -> None:
     ws, peer = await meet()
     messages = [f"{number}:" + "x" * (number * number % 9973) for number in range(400)]
-
-    async def send_ours() -> None:
-        for message in messages:
-            await ws.send(message)
-
-    async def send_theirs() -> None:
-        for message in messages:
-            await peer.send(message)
-
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(send_ours)
-        nursery.start_soon(send_theirs)
-        assert [await ws.receive() for _ in messages] == messages
-        assert [await peer.message() for _ in messages] == messages
+    await exchange_many(ws, peer, messages)
 
 
 async def test_a_subprotocol_is_agreed_on(meet: Meeting) -> None:
