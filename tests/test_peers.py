@@ -105,8 +105,8 @@ async def test_after_a_cancelled_send_the_connection_is_as_good_as_before(
     nursery.start_soon(receive_all)
     await client.send("the next")
     await trio.testing.wait_all_tasks_blocked()
-    assert (received == [*sent, "the next"]) is says_yes
-    assert server.is_open is says_yes
+    # Half a frame may swallow the next or make the server fail the connection: the masks decide.
+    assert (server.is_open and received == [*sent, "the next"]) is says_yes
 
 
 @each(trio_ws=True, trio_websocket=True, websockets=False)
