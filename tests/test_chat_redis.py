@@ -15,6 +15,8 @@ from chat_client import Chat, Visitor, running_chat
 from programs import free_port, run, running
 from redis_server import RedisServer
 
+from examples.chat.listening import open_listeners, reserve_port
+
 
 @pytest.fixture
 def redis(tmp_path: Path) -> Iterator[RedisServer]:
@@ -217,6 +219,34 @@ async def test_workers_share_a_port_and_are_replaced_and_stop_together(redis: Re
         ended = await chat.program.wait()
     assert ended.code == 0
     assert "Traceback" not in ended.output
+
+
+async def test_the_port_of_workers_is_not_shared_with_another_server(redis: RedisServer) -> None:
+    backplane = ("--backplane", redis.url)
+    async with running_chat(*backplane, "--workers", "2") as chat:
+        for workers in ("1", "2"):
+            port = ("--port", str(chat.port))
+            ended = await run("-m", "examples.chat", *port, *backplane, "--workers", workers)
+            assert ended.code == 1
+            assert ended.output.startswith(f"can not listen on 127.0.0.1 port {chat.port}:")
+            assert "ddress already in use" in ended.output
+            assert ended.output.count("\n") == 1
+        assert len(await find_workers(chat, 2)) == 2
+
+
+async def test_a_port_is_reserved_for_those_who_share_it_though_nobody_listens_yet() -> None:
+    with await reserve_port("127.0.0.1", 0) as reserved:
+        port = reserved.getsockname()[1]
+        with pytest.raises(OSError, match="ddress already in use"):
+            await reserve_port("127.0.0.1", port)
+        with pytest.raises(OSError, match="ddress already in use"):
+            await open_listeners("127.0.0.1", port)
+        for _ in range(2):
+            (listener,) = await open_listeners("127.0.0.1", port, shared=True)
+            async with listener, await trio.open_tcp_stream("127.0.0.1", port):
+                await (await listener.accept()).aclose()  # the kernel keeps it for a minute
+    with await reserve_port("127.0.0.1", port):
+        pass
 
 
 async def find_workers(chat: Chat, count: int) -> set[int]:

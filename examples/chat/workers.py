@@ -15,7 +15,7 @@ from typing import Final
 
 import trio
 
-from .listening import bind_shared, url_of
+from .listening import reserve_port, url_of
 from .logs import log
 from .options import Options
 
@@ -47,7 +47,7 @@ class Supervisor:
         """
         with (
             trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals,
-            await bind_shared(self._options.host, self._options.port) as sock,
+            await reserve_port(self._options.host, self._options.port) as sock,
         ):
             async with trio.open_nursery() as nursery:
                 for _ in range(self._options.workers):
