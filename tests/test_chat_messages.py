@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import unicodedata
 from contextlib import suppress
 
 import pytest
@@ -43,6 +44,7 @@ JOIN = {"type": "join", "room": "lobby", "nick": "Ann", "session": KEY}
         ({**JOIN, "seen": 17}, Join("lobby", "Ann", KEY, 17)),
         ({**JOIN, "nick": "  Ann \t B "}, Join("lobby", "Ann B", KEY, None)),
         ({**JOIN, "nick": "Ame\u0301lie"}, Join("lobby", "Am\u00e9lie", KEY, None)),
+        ({**JOIN, "nick": "\u3000Ann\u00a0\u2003B\u2028"}, Join("lobby", "Ann B", KEY, None)),
         ({"type": "say", "key": KEY, "text": " hi\n"}, Say(KEY, " hi\n")),
         ({"type": "say", "key": KEY, "text": "x" * 1000}, Say(KEY, "x" * 1000)),
         ({"type": "rename", "nick": "x" * 32, "more": 1}, Rename("x" * 32)),
@@ -67,7 +69,6 @@ def test_what_is_in_order_is_understood(fields: object, parsed: object) -> None:
         ('{"type": "rename"}', Code.BAD_MESSAGE, "nick: give a string"),
         ('{"type": "rename", "nick": 1}', Code.BAD_MESSAGE, "nick: give a string"),
         ('{"type": "rename", "nick": " "}', Code.BAD_MESSAGE, "nick: give a name"),
-        ('{"type": "rename", "nick": "\\u202eAnn"}', Code.BAD_MESSAGE, "nick: only characters"),
         ('{"type": "rename", "nick": "\\ud800"}', Code.BAD_MESSAGE, "nick: half a surrogate"),
         (json.dumps({"type": "rename", "nick": "x" * 33}), Code.TOO_LONG, "nick: at most 32"),
         (json.dumps({**JOIN, "room": "No"}), Code.BAD_MESSAGE, "room: give"),
@@ -89,7 +90,78 @@ def test_what_is_not_in_order_is_refused_with_a_reason(
     assert text in refused.value.text
 
 
-@pytest.mark.parametrize("text", [1, "", " \n", "x" * 1001, "\ud83d"])
+@pytest.mark.parametrize(
+    "character",
+    [
+        "\u0007",
+        "\u007f",
+        "\u00ad",  # soft hyphen
+        "\u034f",  # combining grapheme joiner
+        "\u061c",  # marks, embeddings, overrides and isolates of direction
+        "\u200e",
+        "\u202a",
+        "\u202e",
+        "\u2066",
+        "\u115f",  # fillers
+        "\u1160",
+        "\u3164",
+        "\uffa0",
+        "\u17b4",  # inherent vowel
+        "\u180b",  # variation selectors
+        "\ufe0f",
+        "\U000e0100",
+        "\u180e",  # vowel separator
+        "\u200b",  # of no width
+        "\u200c",
+        "\u200d",
+        "\u2060",
+        "\ufeff",
+        "\u2800",  # blank Braille pattern
+        "\u0378",  # not assigned
+        "\ue000",  # private
+        "\ufff9",  # annotation
+        "\U0001d159",  # null notehead
+        "\U000e0041",  # tag
+    ],
+)
+@pytest.mark.parametrize("nick", ["{}", "Ann{}", "{}Ann", "A{}nn", "A {} B"])
+def test_a_nickname_has_no_character_that_can_not_be_seen(nick: str, character: str) -> None:
+    with pytest.raises(Refused) as refused:
+        parse(json.dumps({"type": "rename", "nick": nick.format(character)}))
+    assert refused.value.code == Code.BAD_MESSAGE
+    assert refused.value.text == f"nick: U+{ord(character):04X} can not be seen"
+
+
+@pytest.mark.parametrize(
+    "nick",
+    ["\u0301", "\u0301Ann", "Ann \u0301B", "A\u20dd\u0301\u0302\u0303\u0304", "Z" + "\u0334" * 31],
+)
+def test_accents_alone_and_heaps_of_them_are_no_nickname(nick: str) -> None:
+    with pytest.raises(Refused) as refused:
+        parse(json.dumps({"type": "rename", "nick": nick}))
+    assert refused.value.text == "nick: accents go on a character, and no more than 4 on one"
+
+
+@pytest.mark.parametrize(
+    "nick",
+    [
+        "Jos\u00e9",
+        "\u0e19\u0e49\u0e33",
+        "\u05e9\u05b8\u05c1\u05dc\u05d5\u05b9\u05dd",
+        "\u0928\u0940\u0932",
+        "\u674e",
+        "\U0001f98a",
+        "42",
+        "<b>",
+    ],
+)
+def test_names_of_all_languages_can_be_nicknames(nick: str) -> None:
+    assert parse(json.dumps({"type": "rename", "nick": nick})) == Rename(
+        unicodedata.normalize("NFC", nick)
+    )
+
+
+@pytest.mark.parametrize("text", [1, "", " \n", "\u200b\u3164 \u2800", "x" * 1001, "\ud83d"])
 def test_of_what_was_to_be_said_the_refusal_names_the_key(text: object) -> None:
     with pytest.raises(Refused) as refused:
         parse(json.dumps({"type": "say", "key": KEY, "text": text}))
@@ -125,10 +197,31 @@ def test_a_welcome_holds_the_messages(messages: list[Message]) -> None:
     assert (welcome["type"], welcome["nicks"], welcome["seen"]) == ("welcome", ["Ann"], 7)
 
 
-@pytest.mark.parametrize("other", ["ANN", "\uff21nn", "ann"])
-def test_names_that_look_alike_are_the_same(other: str) -> None:
-    assert fold(other) == fold("Ann")
-    assert fold("Bob") != fold("Ann")
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ("Ann", "ANN"),
+        ("Ann", "\uff21nn"),
+        ("Ann", "\U0001d400\U0001d427\U0001d427"),
+        ("Stra\u00dfe", "STRASSE"),
+        ("\ufb01ve", "FIVE"),
+        ("Am\u00e9lie", "AME\u0301LIE"),
+        ("\u03a3", "\u03c2"),
+        ("\u1fb3", "\u0391\u0399"),
+        ("\u212bsa", "\u00e5sa"),
+    ],
+)
+def test_variants_of_a_name_are_the_same_name(one: str, other: str) -> None:
+    assert fold(one) == fold(other)
+
+
+def test_other_names_are_other_names() -> None:
+    assert len({fold(nick) for nick in ("Ann", "Anne", "Bob", "Jose", "Jos\u00e9", "A nn")}) == 6
+
+
+@given(st.text())
+def test_variants_of_variants_are_no_more(nick: str) -> None:
+    assert fold(fold(nick)) == fold(nick)
 
 
 def test_the_bucket_gives_a_burst_at_once_and_then_its_rate() -> None:

@@ -76,9 +76,14 @@ MAX_FRAME: Final = 16 * 1024
 _room = re.compile(r"[a-z0-9_-]{1,32}", re.ASCII)
 _token = re.compile(r"[A-Za-z0-9_-]{8,64}", re.ASCII)
 
-_UNSEEN: Final = frozenset({"Cc", "Cf", "Cn", "Co", "Cs", "Zl", "Zp"})
-"""Categories of characters that a nickname can not have: nobody sees them, so they could be used to
-look like somebody else."""
+_blank_names = re.compile(
+    r"\b(BLANK$|FILLER\b|JOINER$|NULL NOTEHEAD$|VARIATION SELECTOR\b|VOWEL INHERENT\b)"
+)
+"""Names of characters that Unicode takes for letters, marks or symbols, and that nobody sees."""
+
+_stray_marks = re.compile(r"(^|Z)M|M{5}")
+"""In the categories of a nickname's characters: accents on nothing, or so many on one character that
+they cover the lines above."""
 
 
 class Code(StrEnum):
@@ -204,9 +209,18 @@ def _nick_of(fields: Fields) -> str:
         raise _bad("nick: give a name that can be seen")
     if len(value) > MAX_NICK:
         raise Refused(Code.TOO_LONG, f"nick: at most {MAX_NICK} characters")
-    if any(unicodedata.category(character) in _UNSEEN for character in value):
-        raise _bad("nick: only characters that can be seen")
+    for character in value:
+        if character != " " and not _is_visible(character):
+            raise _bad(f"nick: U+{ord(character):04X} can not be seen")
+    if _stray_marks.search("".join([unicodedata.category(character)[0] for character in value])):
+        raise _bad("nick: accents go on a character, and no more than 4 on one")
     return value
+
+
+def _is_visible(character: str) -> bool:
+    if character.isspace() or not character.isprintable():
+        return False
+    return not _blank_names.search(unicodedata.name(character, ""))
 
 
 def _text_of(fields: Fields, key: str) -> str:
@@ -215,10 +229,10 @@ def _text_of(fields: Fields, key: str) -> str:
     except Refused as refused:
         refused.key = key
         raise
-    if not value.strip():
-        raise Refused(Code.BAD_MESSAGE, "text: say something", key=key)
     if len(value) > MAX_TEXT:
         raise Refused(Code.TOO_LONG, f"text: at most {MAX_TEXT} characters", key=key)
+    if not any(_is_visible(character) for character in value):
+        raise Refused(Code.BAD_MESSAGE, "text: say something", key=key)
     return value
 
 
@@ -232,8 +246,13 @@ def _seen_of(fields: Fields) -> int | None:
 
 
 def fold(nick: str) -> str:
-    """What two nicknames have in common that people would take for each other."""
-    return unicodedata.normalize("NFKC", nick).casefold()
+    """What nicknames have in common that differ only in case, or in variants of a character.
+
+    This is how Unicode compares without regard to case and compatibility (D146).
+    """
+    for form in ("NFD", "NFKD"):
+        nick = unicodedata.normalize(form, nick).casefold()
+    return unicodedata.normalize("NFKD", nick)
 
 
 @dataclass(frozen=True, slots=True)
