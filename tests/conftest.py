@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import ssl
 
+import bombs
 import hypothesis
 import pytest
 import sweeping
@@ -27,7 +28,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    """Say how much the sweeps and the model have run."""
+    """Say how much the sweeps and the model have run, and what memory the bombs took."""
     if sweeping.counts:
         results = sweeping.counts.values()
         terminalreporter.write_line(
@@ -41,6 +42,8 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
             f"{sum(calls for calls, _ in sweeping.programs)} calls, "
             f"{sum(cancelled for _, cancelled in sweeping.programs)} of them cancelled"
         )
+    for line in bombs.report():
+        terminalreporter.write_line(line)
 
 
 @pytest.fixture(scope="session")
