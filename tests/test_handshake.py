@@ -19,6 +19,7 @@ from trio_ws._handshake import (
     ClientHandshake,
     HandshakeError,
     ServerHandshake,
+    ServerRules,
 )
 from trio_ws._http import Request, Response
 from trio_ws._options import PermessageDeflate
@@ -59,7 +60,7 @@ def parse(data: bytes, handshake: ServerHandshake) -> Request:
 
 def answer_to(data: bytes, handshake: ServerHandshake | None = None) -> Response:
     """What a server makes of a request: of one it refuses to parse, too."""
-    handshake = handshake or ServerHandshake()
+    handshake = handshake or ServerHandshake(ServerRules())
     try:
         parse(data, handshake)
     except HandshakeError as error:
@@ -97,7 +98,7 @@ def test_is_upgrade(request_: Request, expected: bool) -> None:
 
 
 def test_the_answer_to_an_upgrade_is_to_the_byte_that_of_the_rfc() -> None:
-    handshake = ServerHandshake()
+    handshake = ServerHandshake(ServerRules())
     request = parse(request_bytes(), handshake)
     assert request == Request("GET", "/chat", UPGRADE)
     assert handshake.data_to_send() == b""
@@ -147,17 +148,21 @@ def test_every_spelling_of_an_upgrade_is_accepted(data: bytes) -> None:
 
 
 def test_a_folded_header_is_one_line() -> None:
-    request = parse(request_bytes("GET / HTTP/1.1", "X: a", " \t b"), ServerHandshake())
+    request = parse(
+        request_bytes("GET / HTTP/1.1", "X: a", " \t b"), ServerHandshake(ServerRules())
+    )
     assert request.header("X") == "a b"
 
 
 def test_headers_come_as_received_in_latin_1() -> None:
-    request = parse(request_bytes("GET / HTTP/1.1", "x-NAME: \xe9\x01"), ServerHandshake())
+    request = parse(
+        request_bytes("GET / HTTP/1.1", "x-NAME: \xe9\x01"), ServerHandshake(ServerRules())
+    )
     assert ("x-NAME", "\xe9\x01") in request.headers
 
 
 def test_bytes_behind_the_request_are_kept() -> None:
-    handshake = ServerHandshake()
+    handshake = ServerHandshake(ServerRules())
     parse(request_bytes() + b"\x81\x85frame", handshake)
     handshake.receive_data(b"more")
     assert handshake.next_request() is handshake.request
@@ -166,7 +171,7 @@ def test_bytes_behind_the_request_are_kept() -> None:
 
 
 def test_a_request_that_was_parsed_elsewhere_is_answered_too() -> None:
-    handshake = ServerHandshake()
+    handshake = ServerHandshake(ServerRules())
     request = Request("GET", "/", UPGRADE)
     handshake.use_request(request)
     handshake.receive_data(b"frame")
@@ -176,13 +181,13 @@ def test_a_request_that_was_parsed_elsewhere_is_answered_too() -> None:
 
 
 def test_a_request_by_http_2_can_not_be_upgraded() -> None:
-    handshake = ServerHandshake()
+    handshake = ServerHandshake(ServerRules())
     handshake.use_request(Request("GET", "/", UPGRADE, "2.0"))
     assert handshake.respond().status == 505
 
 
 def test_headers_of_the_server_and_of_the_hook_are_added_to_the_101() -> None:
-    handshake = ServerHandshake(headers={"Server": "x"})
+    handshake = ServerHandshake(ServerRules(headers={"Server": "x"}))
     parse(request_bytes(), handshake)
     response = handshake.respond(Response(101, [("Set-Cookie", "a"), ("Set-Cookie", "b")]))
     assert response.status == 101
@@ -204,7 +209,7 @@ def test_headers_of_the_server_and_of_the_hook_are_added_to_the_101() -> None:
 def test_the_servers_first_subprotocol_that_is_offered_is_chosen(
     known: list[str], offered: list[str], chosen: str | None
 ) -> None:
-    handshake = ServerHandshake(subprotocols=known)
+    handshake = ServerHandshake(ServerRules(subprotocols=known))
     lines = [f"Sec-WebSocket-Protocol: {value}" for value in offered]
     response = answer_to(request_bytes("GET / HTTP/1.1", *lines), handshake)
     assert response.status == 101
@@ -213,7 +218,7 @@ def test_the_servers_first_subprotocol_that_is_offered_is_chosen(
 
 
 def test_the_hook_may_choose_a_subprotocol_of_those_offered() -> None:
-    handshake = ServerHandshake(subprotocols=["a"])
+    handshake = ServerHandshake(ServerRules(subprotocols=["a"]))
     parse(request_bytes(Sec_WebSocket_Protocol="a, b"), handshake)
     response = handshake.respond(Response(101, {"sec-websocket-protocol": "b"}))
     assert response.header_values("Sec-WebSocket-Protocol") == ["b"]
@@ -235,7 +240,7 @@ def test_the_hook_may_choose_a_subprotocol_of_those_offered() -> None:
 def test_an_answer_that_can_not_be_sent_is_a_value_error_and_nothing_has_happened(
     answer: Response, message: str
 ) -> None:
-    handshake = ServerHandshake()
+    handshake = ServerHandshake(ServerRules())
     parse(request_bytes(Sec_WebSocket_Protocol="a"), handshake)
     with pytest.raises(ValueError, match=message):
         handshake.respond(answer)
@@ -245,13 +250,13 @@ def test_an_answer_that_can_not_be_sent_is_a_value_error_and_nothing_has_happene
 
 
 def test_a_hook_that_accepts_does_not_suspend_the_rules() -> None:
-    handshake = ServerHandshake()
+    handshake = ServerHandshake(ServerRules())
     parse(request_bytes(Sec_WebSocket_Version="12"), handshake)
     assert handshake.respond(Response(101)).status == 426
 
 
 def test_an_expected_100_continue_precedes_the_101() -> None:
-    handshake = ServerHandshake()
+    handshake = ServerHandshake(ServerRules())
     parse(request_bytes(Expect="100-Continue"), handshake)
     handshake.respond()
     assert handshake.data_to_send().startswith(
@@ -261,7 +266,7 @@ def test_an_expected_100_continue_precedes_the_101() -> None:
 
 @pytest.mark.parametrize("line", ["GET / HTTP/1.0", "POST / HTTP/1.1"])
 def test_a_refusal_needs_no_100_continue(line: str) -> None:
-    handshake = ServerHandshake()
+    handshake = ServerHandshake(ServerRules())
     parse(request_bytes(line, "Content-Length: 5", Expect="100-continue"), handshake)
     handshake.respond()
     assert b"100 Continue" not in handshake.data_to_send()
@@ -344,7 +349,7 @@ def test_each_rule_has_its_status_and_a_text_that_names_it(rule: str) -> None:
 @pytest.mark.parametrize("rule", REFUSALS)
 def test_each_refusal_is_sent_and_has_its_error(rule: str) -> None:
     data, status, text = REFUSALS[rule]
-    handshake = ServerHandshake()
+    handshake = ServerHandshake(ServerRules())
     response = answer_to(data, handshake)
     sent = handshake.data_to_send()
     assert sent.startswith(f"HTTP/1.1 {status} {HTTPStatus(status).phrase}\r\n".encode())
@@ -375,7 +380,7 @@ def test_a_refusal_says_what_would_be_right(rule: str, headers: dict[str, str]) 
 def test_every_well_formed_request_reaches_the_hook_which_may_answer_it(
     method: str, version: str
 ) -> None:
-    handshake = ServerHandshake()
+    handshake = ServerHandshake(ServerRules())
     request = parse(f"{method} /health HTTP/{version}\r\nHost: h\r\n\r\n".encode(), handshake)
     assert (request.method, request.target, request.http_version) == (method, "/health", version)
     response = handshake.respond(Response(200, {"X": "1", "Connection": "keep-alive"}, "fine"))
@@ -390,7 +395,7 @@ def test_every_well_formed_request_reaches_the_hook_which_may_answer_it(
 
 
 def test_a_hooks_answer_keeps_its_date_and_names_upgrade_in_connection() -> None:
-    handshake = ServerHandshake()
+    handshake = ServerHandshake(ServerRules())
     parse(request_bytes(), handshake)
     response = handshake.respond(
         Response(426, {"Date": "today", "Upgrade": "x", "Content-Length": "9"})
@@ -402,14 +407,14 @@ def test_a_hooks_answer_keeps_its_date_and_names_upgrade_in_connection() -> None
 
 @pytest.mark.parametrize("status", [204, 304])
 def test_an_answer_without_a_body_by_nature_has_no_length(status: int) -> None:
-    handshake = ServerHandshake()
+    handshake = ServerHandshake(ServerRules())
     parse(request_bytes(), handshake)
     assert handshake.respond(Response(status)).header("Content-Length") is None
     assert handshake.data_to_send().endswith(b"\r\n\r\n")
 
 
 def test_a_server_may_refuse_before_there_is_a_request() -> None:
-    handshake = ServerHandshake()
+    handshake = ServerHandshake(ServerRules())
     handshake.receive_data(b"GET / HT")
     response = handshake.refuse(503, "The server is shutting down.", {"Retry-After": "1"})
     assert response.header("Retry-After") == "1"
@@ -417,7 +422,7 @@ def test_a_server_may_refuse_before_there_is_a_request() -> None:
 
 
 def test_a_request_is_answered_once() -> None:
-    handshake = ServerHandshake()
+    handshake = ServerHandshake(ServerRules())
     with pytest.raises(RuntimeError, match="no request"):
         handshake.respond()
     assert handshake.refusal() is None
@@ -433,7 +438,7 @@ def test_a_request_is_answered_once() -> None:
     ("data", "when"), [(b"", "before it sent a request"), (b"GET", "in the middle of its request")]
 )
 def test_a_client_that_goes_away_gets_no_answer(data: bytes, when: str) -> None:
-    handshake = ServerHandshake()
+    handshake = ServerHandshake(ServerRules())
     if data:
         handshake.receive_data(data)
         assert handshake.next_request() is None
@@ -445,7 +450,7 @@ def test_a_client_that_goes_away_gets_no_answer(data: bytes, when: str) -> None:
 
 
 def test_a_client_that_only_stops_sending_is_answered() -> None:
-    handshake = ServerHandshake()
+    handshake = ServerHandshake(ServerRules())
     handshake.receive_data(request_bytes())
     handshake.receive_data(b"")
     assert handshake.next_request() is not None
@@ -453,9 +458,11 @@ def test_a_client_that_only_stops_sending_is_answered() -> None:
 
 def test_a_request_may_have_the_size_of_the_limit_and_no_byte_more() -> None:
     data = request_bytes()
-    assert answer_to(data + b"frames", ServerHandshake(max_size=len(data))).status == 101
-    assert answer_to(data, ServerHandshake(max_size=len(data) - 1)).status == 431
-    assert answer_to(data, ServerHandshake(max_size=10)).status == 414
+    assert (
+        answer_to(data + b"frames", ServerHandshake(ServerRules(max_size=len(data)))).status == 101
+    )
+    assert answer_to(data, ServerHandshake(ServerRules(max_size=len(data) - 1))).status == 431
+    assert answer_to(data, ServerHandshake(ServerRules(max_size=10))).status == 414
 
 
 @pytest.mark.parametrize(
@@ -512,7 +519,9 @@ def test_the_authority_of_an_absolute_target_outdoes_the_host() -> None:
 def test_given_origins_are_compared_as_origins(
     origins: list[str], origin: str, allowed: bool
 ) -> None:
-    response = answer_to(request_bytes(Origin=origin), ServerHandshake(origins=origins))
+    response = answer_to(
+        request_bytes(Origin=origin), ServerHandshake(ServerRules(origins=origins))
+    )
     assert response.status == (101 if allowed else 403)
 
 
@@ -522,7 +531,7 @@ def test_two_origins_are_none() -> None:
 
 
 def test_a_request_without_an_origin_is_always_allowed() -> None:
-    assert answer_to(request_bytes(), ServerHandshake(origins=[])).status == 101
+    assert answer_to(request_bytes(), ServerHandshake(ServerRules(origins=[]))).status == 101
 
 
 @pytest.mark.parametrize(
@@ -540,14 +549,14 @@ def test_a_request_without_an_origin_is_always_allowed() -> None:
 )
 def test_options_of_a_server_that_can_not_be(options: dict[str, list[str]], message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        ServerHandshake(**options)  # type: ignore[arg-type]  # a table of different options
+        ServerRules(**options)  # type: ignore[arg-type]  # a table of different options
 
 
 def test_a_str_is_not_a_sequence_of_names() -> None:
     with pytest.raises(TypeError, match="subprotocols"):
-        ServerHandshake(subprotocols="chat")
+        ServerRules(subprotocols="chat")
     with pytest.raises(TypeError, match="origins"):
-        ServerHandshake(origins="*")
+        ServerRules(origins="*")
     with pytest.raises(TypeError, match="subprotocols"):
         ClientHandshake("h", subprotocols="chat")
 
@@ -766,7 +775,7 @@ def server_agrees(
     *lines: str, compression: PermessageDeflate | None
 ) -> tuple[str | None, ServerHandshake]:
     """What a server answers to a request with these header lines."""
-    handshake = ServerHandshake(compression=compression)
+    handshake = ServerHandshake(ServerRules(compression=compression))
     handshake.receive_data(request_bytes("GET / HTTP/1.1", *lines))
     assert handshake.next_request() is not None
     response = handshake.respond()
@@ -815,7 +824,7 @@ def test_a_server_agrees_to_the_first_offer_that_it_can(
 
 def test_what_a_server_answers_is_what_its_client_agrees_to() -> None:
     ours = ClientHandshake("h", compression=PermessageDeflate(server_no_context_takeover=True))
-    theirs = ServerHandshake(compression=PermessageDeflate(client_max_window_bits=9))
+    theirs = ServerHandshake(ServerRules(compression=PermessageDeflate(client_max_window_bits=9)))
     theirs.receive_data(ours.data_to_send())
     assert theirs.next_request() is not None
     theirs.respond()
@@ -1002,7 +1011,7 @@ def chunks(data: bytes, cuts: list[int]) -> Iterator[bytes]:
 
 def server_outcome(pieces: list[bytes]) -> object:
     """All that can be seen of a server that got these pieces, then EOF."""
-    handshake = ServerHandshake(subprotocols=["a"], max_size=512)
+    handshake = ServerHandshake(ServerRules(subprotocols=["a"], max_size=512))
     result: object = None
     for piece in [*pieces, b""]:
         handshake.receive_data(piece)
@@ -1129,7 +1138,7 @@ def test_client_and_server_understand_each_other(
 ) -> None:
     expectation = [("Expect", "100-continue")] if expect else []
     client = ClientHandshake("h:8000", "/x?y", subprotocols=offered, headers=[*sent, *expectation])
-    server = ServerHandshake(subprotocols=known, headers=added)
+    server = ServerHandshake(ServerRules(subprotocols=known, headers=added))
     assert parse(client.data_to_send() + b"from client", server) == client.request
     response = server.respond()
     client.receive_data(server.data_to_send() + b"from server")
@@ -1142,7 +1151,7 @@ def test_client_and_server_understand_each_other(
 
 @pytest.mark.parametrize("rule", [rule for rule in REFUSALS if rule != "HEAD"])
 def test_a_client_reads_every_refusal_of_a_server_whole(rule: str) -> None:
-    server, client = ServerHandshake(), ClientHandshake("h")
+    server, client = ServerHandshake(ServerRules()), ClientHandshake("h")
     response = answer_to(REFUSALS[rule][0], server)
     error = refused(client, server.data_to_send(), eof=False)
     assert error.response == response
@@ -1154,7 +1163,7 @@ def test_a_client_reads_every_refusal_of_a_server_whole(rule: str) -> None:
 @pytest.mark.parametrize("empty", [b"\r\n", b"\n", b"\r\n\r\n", b"\n\r\n"])
 @pytest.mark.parametrize("size", [1, 1000])
 def test_empty_lines_before_a_request_are_skipped(empty: bytes, size: int) -> None:
-    handshake = ServerHandshake()
+    handshake = ServerHandshake(ServerRules())
     data = empty + request_bytes()
     for start in range(0, len(data), size):
         assert handshake.next_request() is None
@@ -1166,7 +1175,7 @@ def test_empty_lines_before_a_request_are_skipped(empty: bytes, size: int) -> No
 
 
 def test_empty_lines_count_for_the_size_of_the_head() -> None:
-    handshake = ServerHandshake(max_size=1000)
+    handshake = ServerHandshake(ServerRules(max_size=1000))
     handshake.receive_data(b"\r\n" * 501)
     with pytest.raises(HandshakeError) as caught:
         handshake.next_request()
@@ -1175,7 +1184,7 @@ def test_empty_lines_count_for_the_size_of_the_head() -> None:
 
 
 def test_a_carriage_return_is_no_empty_line() -> None:
-    handshake = ServerHandshake()
+    handshake = ServerHandshake(ServerRules())
     handshake.receive_data(b"\r")
     assert handshake.next_request() is None
     handshake.receive_data(b"GET / HTTP/1.1\r\n\r\n")
@@ -1184,7 +1193,7 @@ def test_a_carriage_return_is_no_empty_line() -> None:
 
 
 def test_a_client_that_goes_away_in_an_empty_line() -> None:
-    handshake = ServerHandshake()
+    handshake = ServerHandshake(ServerRules())
     handshake.receive_data(b"\r")
     handshake.receive_data(b"")
     with pytest.raises(HandshakeError, match="closed the connection in the middle"):

@@ -12,14 +12,21 @@ from typing import Final, TypeAlias
 import trio
 
 from ._arguments import check_async
-from ._handshake import HandshakeError, ServerHandshake
+from ._handshake import HandshakeError, ServerHandshake, ServerRules
 from ._http import HeadersInput, Request, Response
 from ._listening import name_peer
-from ._opening import GONE, call_unprotected, handshake_deadline, receive_some
+from ._opening import (
+    GONE,
+    call_unprotected,
+    deadline_of,
+    handshake_deadline,
+    handshake_timeout,
+    receive_some,
+)
 from ._options import StreamKeywords, StreamOptions, make_options
 from ._protocol import Role
 from ._stream import WebSocketStream
-from ._transport import make_transport
+from ._transport import Transport, make_transport
 
 ProcessRequest: TypeAlias = Callable[[Request], Awaitable[Response | None]]
 """What ``process_request=`` takes."""
@@ -34,9 +41,7 @@ logger = logging.getLogger("trio_ws")
 class Acceptor:
     """How requests are answered, and with which options streams are opened."""
 
-    subprotocols: Sequence[str]
-    origins: Sequence[str] | None
-    headers: HeadersInput
+    rules: ServerRules
     process_request: ProcessRequest | None
     options: StreamOptions
 
@@ -47,57 +52,69 @@ class Acceptor:
         origins: Sequence[str] | None,
         headers: HeadersInput,
         process_request: ProcessRequest | None,
-        options: StreamKeywords,
+        keywords: StreamKeywords,
     ) -> Acceptor:
         if process_request is not None:
             check_async("process_request", process_request)
-        # A Response has its headers in a tuple: what was given may be an iterator.
-        pairs = Response(101, headers).headers
-        acceptor = cls(subprotocols, origins, pairs, process_request, make_options(options))
-        acceptor.make_handshake()
-        return acceptor
+        options = make_options(keywords)
+        rules = ServerRules(
+            subprotocols=subprotocols,
+            origins=origins,
+            headers=headers,
+            compression=options.compression,
+            max_size=options.max_handshake_size,
+        )
+        return cls(rules, process_request, options)
 
     def make_handshake(self) -> ServerHandshake:
-        return ServerHandshake(
-            subprotocols=self.subprotocols,
-            origins=self.origins,
-            headers=self.headers,
-            compression=self.options.compression,
-            max_size=self.options.max_handshake_size,
-        )
+        return ServerHandshake(self.rules)
+
+    def make_wait(self) -> trio.CancelScope:
+        """The scope of a handshake that begins now; see :meth:`accept`."""
+        return trio.CancelScope(deadline=deadline_of(self.options))
 
     async def accept(
         self, stream: trio.abc.Stream, handshake: ServerHandshake, waiting: trio.CancelScope
     ) -> WebSocketStream:
         """Answer the client, and make the WebSocket if the answer is 101.
 
-        :param waiting: what cancels it makes the answer 503, unless there is one.
+        :param waiting: what :meth:`make_wait` has made. Whoever cancels it makes the answer 503,
+            unless there is one.
         :raises HandshakeError: if the answer is not 101, or the client went away.
+        :raises HandshakeTimeout: the deadline of *waiting* has passed.
         """
-        with handshake_deadline(handshake, self.options):
-            refusal = await self._answer(stream, handshake, waiting)
-            if refusal is not None:
-                _explain_refused_origin(stream, handshake)
-                await _deliver_refusal(stream, handshake)
-                raise refusal
-            try:
-                await stream.send_all(handshake.data_to_send())
-            except GONE as error:
-                raise HandshakeError("the client went away before it was answered") from error
-            return _make_stream(stream, handshake, self.options)
+        transport = make_transport(stream)
+        refusal = await self._answer(transport, handshake, waiting)
+        if refusal is not None:
+            _explain_refused_origin(stream, handshake)
+            with handshake_deadline(handshake, self.options, waiting.deadline):
+                await _deliver_refusal(stream, transport, handshake)
+            raise refusal
+        data = handshake.data_to_send()
+        try:
+            # Most sockets take it at once: no scope is needed for that, nor Trio's way to write.
+            count = transport.write_nowait([data])
+            if count < len(data):
+                with handshake_deadline(handshake, self.options, waiting.deadline):
+                    await stream.send_all(data[count:])
+        except GONE as error:
+            raise HandshakeError("the client went away before it was answered") from error
+        return _make_stream(stream, handshake, self.options)
 
     async def _answer(
-        self, stream: trio.abc.Stream, handshake: ServerHandshake, waiting: trio.CancelScope
+        self, transport: Transport, handshake: ServerHandshake, waiting: trio.CancelScope
     ) -> HandshakeError | None:
         """Let ``handshake`` have an answer; the error that stands for it unless it is 101."""
         try:
             with waiting:
                 while (request := handshake.next_request()) is None:
-                    handshake.receive_data(await receive_some(stream))
+                    handshake.receive_data(await receive_some(transport))
                 await self._respond(handshake, request)
         except HandshakeError as error:
             return error
         if waiting.cancelled_caught:
+            if trio.current_time() >= waiting.deadline:
+                raise handshake_timeout(self.options)
             handshake.refuse(503, "The server is shutting down.")
         return handshake.refusal()
 
@@ -130,14 +147,15 @@ def _explain_refused_origin(stream: trio.abc.Stream, handshake: ServerHandshake)
         )
 
 
-async def _deliver_refusal(stream: trio.abc.Stream, handshake: ServerHandshake) -> None:
+async def _deliver_refusal(
+    stream: trio.abc.Stream, transport: Transport, handshake: ServerHandshake
+) -> None:
     """Send it, and discard what still comes: unread input would turn the end of TCP into a reset,
     which can destroy what was sent.
     """
     data = handshake.data_to_send()
     if not data:
         return
-    transport = make_transport(stream)
     with suppress(*GONE):
         await stream.send_all(data)
         if transport.can_send_eof:

@@ -20,6 +20,7 @@ from ._opening import (
     StreamOwner,
     call_unprotected,
     closing_on_failure,
+    deadline_of,
     handshake_deadline,
     receive_some,
     unwrap,
@@ -27,6 +28,7 @@ from ._opening import (
 from ._options import StreamKeywords, StreamOptions, make_options
 from ._protocol import Role
 from ._stream import WebSocketStream
+from ._transport import Transport, make_transport
 from ._url import WebSocketURL, parse_url
 
 Connect: TypeAlias = Callable[[str, int], Awaitable[trio.abc.Stream]]
@@ -194,7 +196,7 @@ async def wrap_client_stream(
             compression=checked.compression,
             max_size=checked.max_handshake_size,
         )
-        with handshake_deadline(handshake, checked):
+        with handshake_deadline(handshake, checked, deadline_of(checked)):
             ws = await _shake_hands(stream, handshake, checked)
         ws._start(nursery, shield=False)
         return ws
@@ -223,7 +225,7 @@ async def _open(
     _check_context(ssl_context, parsed)
     if parsed.secure and ssl_context is None:
         ssl_context = ssl.create_default_context()
-    with handshake_deadline(handshake, options):
+    with handshake_deadline(handshake, options, deadline_of(options)):
         stream = await _connect(parsed, connect)
         async with closing_on_failure(stream):
             if parsed.secure:
@@ -275,21 +277,22 @@ async def _start_tls(
 async def _shake_hands(
     stream: trio.abc.Stream, handshake: ClientHandshake, options: StreamOptions
 ) -> WebSocketStream:
+    transport = make_transport(stream)
     # A server may refuse before it has read the request, and its answer is there all the same.
     with suppress(*GONE):
         await stream.send_all(handshake.data_to_send())
     while (response := handshake.next_response()) is None:
         if handshake.refusal() is not None:
-            await _raise_refusal(stream, handshake)
-        handshake.receive_data(await receive_some(stream))
+            await _raise_refusal(transport, handshake)
+        handshake.receive_data(await receive_some(transport))
     return _make_stream(stream, handshake, response, options)
 
 
-async def _raise_refusal(stream: trio.abc.Stream, handshake: ClientHandshake) -> NoReturn:
+async def _raise_refusal(transport: Transport, handshake: ClientHandshake) -> NoReturn:
     """Read as much of the refusal's body as is worth it."""
     with trio.move_on_after(_REFUSAL_TIME), suppress(*GONE):
         while True:
-            handshake.receive_data(bytes(await stream.receive_some()))
+            handshake.receive_data(await transport.receive())
             handshake.next_response()
     refusal = handshake.refusal()
     assert refusal is not None

@@ -11,7 +11,7 @@ How heads are read and written is the job of ``_heads``; what a request must be,
 ``_upgrade`` and ``_origins``. What is left is the order of things, what an answer must be, and how
 each end of a handshake is told: by a `HandshakeError` whose ``response`` is the refusal.
 
-The objects of this file are made for one handshake and thrown away.
+A handshake is made for one connection and thrown away; a server's `ServerRules` serve for all.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ from typing import Final
 import h11
 
 from ._deflate import DeflateParameters, NegotiationError, check_answer, choose_offer, make_offer
+from ._frames import Buffer
 from ._headers import contains_token, is_token
 from ._heads import (
     HeadTooLarge,
@@ -191,7 +192,7 @@ class ClientHandshake:
         data, self._to_send = self._to_send, b""
         return data
 
-    def receive_data(self, data: bytes) -> None:
+    def receive_data(self, data: Buffer) -> None:
         """Take bytes from the transport; ``b""`` says that there will be no more."""
         self._received.feed(data)
 
@@ -319,15 +320,8 @@ class ClientHandshake:
         return full or event is not h11.NEED_DATA
 
 
-class ServerHandshake:
-    """A server's side of the opening handshake (RFC 6455 section 4.2).
-
-    Alternate `receive_data` and `next_request` until there is a request (or hand over one with
-    `use_request`), `respond` to it, and send `data_to_send`. The answer is a refusal unless its
-    status is 101; every refusal ends the connection.
-
-    ``Expect: 100-continue`` gets its ``100 Continue`` before a 101 (RFC 9110 section 7.8). Before a
-    refusal it gets none (section 10.1.1). The body of a request is never read.
+class ServerRules:
+    """What a server answers by: checked once, for as many handshakes as there are.
 
     :param subprotocols: the names the server knows, in order of preference: the first that the
         client offered is chosen. If there is none, the WebSocket opens without a subprotocol.
@@ -341,6 +335,37 @@ class ServerHandshake:
     :raises TypeError: if ``subprotocols`` or ``origins`` is a str.
     """
 
+    __slots__ = ("compression", "headers", "max_size", "origins", "subprotocols")
+
+    def __init__(
+        self,
+        *,
+        subprotocols: Sequence[str] = (),
+        origins: Sequence[str] | None = None,
+        headers: HeadersInput = (),
+        compression: PermessageDeflate | None = None,
+        max_size: int = 65536,
+    ) -> None:
+        self.subprotocols = _checked_subprotocols(subprotocols)
+        self.origins = AllowedOrigins(origins)
+        self.headers = _checked_extra_headers(headers, _SERVER_HEADERS)
+        self.compression = compression
+        self.max_size = max_size
+
+
+class ServerHandshake:
+    """A server's side of the opening handshake (RFC 6455 section 4.2).
+
+    Alternate `receive_data` and `next_request` until there is a request (or hand over one with
+    `use_request`), `respond` to it, and send `data_to_send`. The answer is a refusal unless its
+    status is 101; every refusal ends the connection.
+
+    ``Expect: 100-continue`` gets its ``100 Continue`` before a 101 (RFC 9110 section 7.8). Before a
+    refusal it gets none (section 10.1.1). The body of a request is never read.
+
+    :param rules: what it answers by.
+    """
+
     request: Request | None
     """The request, once there is one."""
     response: Response | None
@@ -352,25 +377,14 @@ class ServerHandshake:
     refused_origin: str | None
     """The Origin for which the request was refused."""
 
-    def __init__(
-        self,
-        *,
-        subprotocols: Sequence[str] = (),
-        origins: Sequence[str] | None = None,
-        headers: HeadersInput = (),
-        compression: PermessageDeflate | None = None,
-        max_size: int = 65536,
-    ) -> None:
+    def __init__(self, rules: ServerRules) -> None:
         self.request = None
         self.response = None
         self.subprotocol = None
         self.compression = None
         self.refused_origin = None
-        self._wanted_compression = compression
-        self._known_subprotocols = _checked_subprotocols(subprotocols)
-        self._origins = AllowedOrigins(origins)
-        self._headers = _checked_extra_headers(headers, _SERVER_HEADERS)
-        self._received = ReceivedHead(max_size)
+        self._rules = rules
+        self._received = ReceivedHead(rules.max_size)
         self._to_send = b""
 
     @property
@@ -383,7 +397,7 @@ class ServerHandshake:
         data, self._to_send = self._to_send, b""
         return data
 
-    def receive_data(self, data: bytes) -> None:
+    def receive_data(self, data: Buffer) -> None:
         """Take bytes from the transport; ``b""`` says that there will be no more."""
         self._received.feed(data)
 
@@ -488,7 +502,7 @@ class ServerHandshake:
 
     def _require_allowed_origin(self, request: Request, fields: Fields) -> None:
         origins = fields.get("origin", ())
-        if not self._origins.allow(origins, authority_of(request, fields)):
+        if not self._rules.origins.allow(origins, authority_of(request, fields)):
             self.refused_origin = ", ".join(origins)
             raise Refused(403, "The Origin of the request is not allowed here.")
 
@@ -500,7 +514,7 @@ class ServerHandshake:
         chosen = () if subprotocol is None else (("Sec-WebSocket-Protocol", subprotocol),)
         compression, answer = self._agree_on_compression(fields)
         extensions = () if compression is None else (("Sec-WebSocket-Extensions", answer),)
-        headers = (*_SWITCHING, accept, *chosen, *extensions, *self._headers, *others)
+        headers = (*_SWITCHING, accept, *chosen, *extensions, *self._rules.headers, *others)
         response = unchecked_response(101, headers, b"", REASONS[101])
         self._send(response)
         self.subprotocol = subprotocol
@@ -512,15 +526,15 @@ class ServerHandshake:
     def _agree_on_compression(self, fields: Fields) -> tuple[DeflateParameters | None, str]:
         """What is agreed, and the value of the header that says so."""
         agreed = None
-        if self._wanted_compression is not None:
+        if self._rules.compression is not None:
             offers = fields.get("sec-websocket-extensions", ())
-            agreed = choose_offer(offers, self._wanted_compression)
+            agreed = choose_offer(offers, self._rules.compression)
         return (None, "") if agreed is None else agreed
 
     def _choose_subprotocol(self, offered: Sequence[str], added: Pairs) -> str | None:
         chosen = [value for name, value in added if name.lower() == "sec-websocket-protocol"]
         if not chosen:
-            return next((name for name in self._known_subprotocols if name in offered), None)
+            return next((name for name in self._rules.subprotocols if name in offered), None)
         if len(chosen) > 1 or chosen[0] not in offered:
             raise ValueError(
                 "Sec-WebSocket-Protocol of an answer must be one subprotocol the client offered"

@@ -16,6 +16,7 @@ from typing import Final
 
 import h11
 
+from ._frames import Buffer
 from ._http import Pairs, Request, Response, unchecked_request, unchecked_response
 
 _blank_line = re.compile(rb"\n\r?\n")
@@ -65,7 +66,7 @@ class ReceivedHead:
         self._limit = limit
         self._searched = 0
 
-    def feed(self, data: bytes) -> None:
+    def feed(self, data: Buffer) -> None:
         if data:
             self.data += data
         else:

@@ -1,9 +1,10 @@
 """What clients and servers share: the deadline of the handshake, and who owns what.
 
-:class:`StreamOwner` is around the body of ``open_websocket`` and around every handler of a server.
-Its nursery holds the stream's background tasks and nothing else. The nursery never sees the body's
-exception, so that the exception comes out as it is; and the background tasks are shielded, so that
-they work until their owner ends them, whatever is cancelled around it.
+:class:`StreamOwner` is around the body of ``open_websocket``. Its nursery holds the stream's
+background tasks and nothing else. The nursery never sees the body's exception, so that the
+exception comes out as it is; and the background tasks are shielded, so that they work until their
+owner ends them, whatever is cancelled around it. A server does the same for its handlers, but in
+one nursery for all.
 
 All this runs within public coroutines and tasks that are protected from KeyboardInterrupt, and so
 is protected, too. :func:`call_unprotected` is the way out of that, for the user's code.
@@ -21,13 +22,17 @@ import trio
 from trio.lowlevel import disable_ki_protection
 
 from ._errors import HandshakeTimeout
-from ._frames import CloseCode
+from ._frames import Buffer, CloseCode
 from ._handshake import ClientHandshake, HandshakeError, ServerHandshake
 from ._options import StreamOptions
 from ._stream import WebSocketStream
+from ._transport import Transport
 
 _GOODBYE: Final = 1.0
 """Seconds for the closing handshake after a body that raised."""
+
+_RECEIVE_SIZE: Final = 64 * 1024
+"""Bytes of a handshake that are read at a time."""
 
 GONE: Final = (trio.BrokenResourceError, trio.ClosedResourceError, OSError)
 """How a stream says that the connection has broken, or that another task has closed it."""
@@ -36,31 +41,40 @@ T = TypeVar("T")
 Ts = TypeVarTuple("Ts")
 
 
+def deadline_of(options: StreamOptions) -> float:
+    """When a handshake that begins now must have ended."""
+    return trio.current_time() + options.timeouts.handshake_seconds
+
+
 @contextmanager
 def handshake_deadline(
-    handshake: ClientHandshake | ServerHandshake, options: StreamOptions
+    handshake: ClientHandshake | ServerHandshake, options: StreamOptions, deadline: float
 ) -> Iterator[None]:
-    """Give the block ``Timeouts.handshake`` seconds.
+    """Give the block until *deadline*, which is that of *options*.
 
     :raises HandshakeTimeout: it took longer.
     :raises HandshakeError: it took longer, but its outcome was known: the handshake was refused.
     """
-    deadline = trio.current_time() + options.timeouts.handshake_seconds
     with trio.CancelScope(deadline=deadline):
         yield
         return
-    raise handshake.refusal() or HandshakeTimeout(
+    raise handshake.refusal() or handshake_timeout(options)
+
+
+def handshake_timeout(options: StreamOptions) -> HandshakeTimeout:
+    """The error for a handshake that has not ended in time."""
+    return HandshakeTimeout(
         f"the opening handshake took longer than {options.timeouts.handshake} s"
     )
 
 
-async def receive_some(stream: trio.abc.Stream) -> bytes:
-    """Bytes of the peer's handshake, empty at EOF.
+async def receive_some(transport: Transport) -> Buffer:
+    """Bytes of the peer's handshake, empty at EOF. They are valid until the caller awaits again.
 
     :raises HandshakeError: the connection broke.
     """
     try:
-        return bytes(await stream.receive_some())
+        return await transport.receive(_RECEIVE_SIZE)
     except GONE as error:
         raise HandshakeError("the connection broke during the opening handshake") from error
 
@@ -112,8 +126,7 @@ class StreamOwner:
             if exc is None:
                 await self._stream.aclose()
             else:
-                with trio.move_on_after(_GOODBYE, shield=True):
-                    await self._stream.aclose(_goodbye_code(exc))
+                await close_after(self._stream, exc)  # noqa: ASYNC102 (it shields itself)
         finally:
             self._stream._end()
             await self._close_nursery()  # noqa: ASYNC102 (a nursery is shielded while it closes)
@@ -127,6 +140,12 @@ class StreamOwner:
             error = unwrap(group)
         if error is not None:
             raise error
+
+
+async def close_after(stream: WebSocketStream, error: BaseException) -> None:
+    """Close the stream because of what a body or a handler has raised."""
+    with trio.move_on_after(_GOODBYE, shield=True):
+        await stream.aclose(_goodbye_code(error))
 
 
 def _goodbye_code(error: BaseException) -> CloseCode:

@@ -106,7 +106,9 @@ async def wrap_server_stream(
             handshake.use_request(request)
         if buffered:
             handshake.receive_data(buffered)
-        ws = await acceptor.accept(stream, handshake, trio.CancelScope())
+        # A socket may have a request, and take the answer, without any wait.
+        await trio.lowlevel.checkpoint()
+        ws = await acceptor.accept(stream, handshake, acceptor.make_wait())
         ws._start(nursery, shield=False)
         return ws
 
@@ -340,7 +342,7 @@ class WebSocketServer:
         return trio.SSLStream(stream, self._ssl_context, server_side=True, https_compatible=True)
 
     async def _open(self, stream: trio.abc.Stream) -> WebSocketStream:
-        waiting = trio.CancelScope()
+        waiting = self._acceptor.make_wait()
         if self._goodbye is not None:
             waiting.cancel()
         self._handshakes.add(waiting)
