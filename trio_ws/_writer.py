@@ -180,9 +180,14 @@ class Writer:
             await trio.lowlevel.checkpoint()
             ticks -= 1
 
+    @property
+    def is_drained(self) -> bool:
+        """Whether all is written, or nothing more can be."""
+        return self.error is not None or self._outbox.is_empty()
+
     async def wait_drained(self) -> None:
         """Until all is written, or nothing more can be."""
-        if self.error is None and not self._outbox.is_empty():
+        if not self.is_drained:
             self._drained = trio.Event()
             await self._drained.wait()
 
