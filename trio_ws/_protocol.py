@@ -18,7 +18,8 @@ them. So the caller can let the application answer what came before, in whicheve
 
 The payload of a message in several frames, or of a frame of which only a part is there, is unmasked
 and validated as it arrives and collected in one buffer. :meth:`Protocol.take_part` takes from that
-buffer before the message is complete.
+buffer before the message is complete. Of a large message, what the buffer has held goes on to where
+it stays (``_large``), MiB by MiB: so the last step of a message is no longer than the others.
 
 A compressed message (RFC 7692) takes the same way, with the inflater between its frames and the
 buffer. What the inflater holds is decoding that has not been done yet: it counts against the
@@ -57,6 +58,8 @@ from ._frames import (
     truncate_reason,
     validate_utf8,
 )
+from ._inbox import Inbox
+from ._large import CHUNK, LargeBinary, LargeText
 
 _INFLATE_COST: Final = 4
 """What a byte counts that is inflated, beside those that come of it: it may take much work to find
@@ -198,10 +201,12 @@ class Protocol:
         "_inflater",
         "_inflating",
         "_key",
+        "_large",
         "_last",
         "_message",
         "_offset",
         "_opcode",
+        "_parts",
         "_peer_masks",
         "_remaining",
         "_size",
@@ -234,6 +239,10 @@ class Protocol:
         # The message in progress: _opcode is None between messages.
         self._opcode: Opcode | None = None
         self._message = bytearray()
+        # What came before _message: of a message that has become large, or of one that had when the
+        # first part was taken.
+        self._large: LargeBinary | LargeText | None = None
+        self._parts: Inbox | None = None
         self._size = 0
         self._utf8_pending = b""
         self._compressed = False
@@ -298,7 +307,8 @@ class Protocol:
     @property
     def partial_size(self) -> int:
         """Bytes held of the message in progress."""
-        return len(self._message)
+        before = self._large or self._parts
+        return len(self._message) if before is None else before.size + len(self._message)
 
     @property
     def discarding(self) -> bool:
@@ -314,8 +324,7 @@ class Protocol:
         self._discarding = discarding
         if discarding and self._opcode is not None:
             self._dropped = True
-            self._message = bytearray()
-            self._utf8_pending = b""
+            self._forget_message()
 
     def decode(self, data: Buffer, limit: int) -> list[Event]:
         """The events in what was kept and *data*, in order.
@@ -378,6 +387,15 @@ class Protocol:
 
         At most *max_bytes*, but at least one code point. A split code point waits for its rest.
         """
+        if self._large is not None:
+            self._parts = Inbox()
+            self._parts.put(self._large.take())
+            self._large = None
+        if self._parts is not None:
+            part, is_last = self._parts.take_part(max_bytes)
+            if is_last:
+                self._parts = None
+            return part
         message = self._message
         size = len(message) - len(self._utf8_pending)
         if size == 0:
@@ -530,6 +548,8 @@ class Protocol:
             except UnicodeDecodeError:
                 del message[start:]
                 raise
+        if len(message) > CHUNK:
+            self._put_aside()
 
     def _feed_inflater(self, payload: Buffer, events: list[Event]) -> None:
         assert self._inflater is not None
@@ -565,6 +585,20 @@ class Protocol:
         if self._opcode is _TEXT:
             self._utf8_pending = validate_utf8(self._utf8_pending, payload, False)
         self._message += payload
+        if len(self._message) > CHUNK:
+            self._put_aside()
+
+    def _put_aside(self) -> None:
+        """The message in progress is large: what has been collected goes to where it stays."""
+        if self._parts is not None:
+            return
+        if self._large is None:
+            self._large = LargeBinary() if self._opcode is _BINARY else LargeText()
+        message = self._message
+        end = len(message) - len(self._utf8_pending)
+        with memoryview(message) as whole, whole[:end] as complete:
+            self._large.add(complete)
+        del message[:end]
 
     def _end_message_if_complete(self, events: list[Event]) -> None:
         if self._remaining == 0 and self._fin:
@@ -572,10 +606,24 @@ class Protocol:
 
     def _end_message(self, events: list[Event]) -> None:
         if not self._dropped:
-            message = self._message
-            events.append(bytes(message) if self._opcode is _BINARY else message.decode())
+            events.append(self._whole_message())
         self._opcode = None
+        self._forget_message()
+
+    def _whole_message(self) -> str | bytes:
+        """The message, or what is left of it."""
+        message = self._message
+        if self._large is not None:
+            self._large.add(message)
+            return self._large.take()
+        if self._parts is not None:
+            before = self._parts.take()
+            return before + message.decode() if isinstance(before, str) else before + message
+        return bytes(message) if self._opcode is _BINARY else message.decode()
+
+    def _forget_message(self) -> None:
         self._message = bytearray()
+        self._large = self._parts = None
         self._utf8_pending = b""
 
 
