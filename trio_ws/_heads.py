@@ -46,6 +46,18 @@ _NAMES: Final = {
 }
 """Names of headers that all requests share, and keep in memory once: about 60 bytes each."""
 
+_HEADERS: Final = {
+    (name.encode(), value.encode()): (_NAMES[name], value)
+    for name, value in (
+        ("Cache-Control", "no-cache"),
+        ("Connection", "Upgrade"),
+        ("Pragma", "no-cache"),
+        ("Sec-WebSocket-Version", "13"),
+        ("Upgrade", "websocket"),
+    )
+}
+"""So whole headers: about 110 bytes each."""
+
 
 class HeadTooLarge(Exception):
     """A head has more bytes than it may; ``first_line``: its first line alone has."""
@@ -154,9 +166,9 @@ def h11_reason(error: h11.RemoteProtocolError) -> str:
 
 def _decoded_headers(event: h11.Request | h11.Response | h11.InformationalResponse) -> Pairs:
     items = event.headers.raw_items()
-    return tuple([(_decoded_name(name), value.decode("latin-1")) for name, value in items])
+    return tuple([_HEADERS.get(item) or _decoded_header(*item) for item in items])
 
 
-def _decoded_name(name: bytes) -> str:
+def _decoded_header(name: bytes, value: bytes) -> tuple[str, str]:
     text = name.decode("ascii")
-    return _NAMES.get(text, text)
+    return _NAMES.get(text, text), value.decode("latin-1")

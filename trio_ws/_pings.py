@@ -11,6 +11,7 @@ import trio
 from trio.lowlevel import Task
 
 from ._senders import ControlSender
+from ._waiting import NOBODY
 
 
 class _SentPing(NamedTuple):
@@ -35,17 +36,22 @@ class Pings:
 
     def __init__(self) -> None:
         # One for each task that waits, and one for the last keep-alive, whose key is None.
-        self._sent: OrderedDict[Task | None, _SentPing] = OrderedDict()
+        self._sent: OrderedDict[Task | None, _SentPing] = NOBODY
         self.latency: float | None = None
 
     def sent(self, sender: ControlSender) -> None:
         """A task's ping was committed."""
-        self._sent[sender.task] = _SentPing(sender.payload, trio.current_time(), sender)
+        self._add(sender.task, _SentPing(sender.payload, trio.current_time(), sender))
 
     def sent_keep_alive(self, payload: bytes) -> None:
         """A keep-alive was committed: it takes the place of one that was not answered."""
         self._sent.pop(None, None)
-        self._sent[None] = _SentPing(payload, trio.current_time(), None)
+        self._add(None, _SentPing(payload, trio.current_time(), None))
+
+    def _add(self, task: Task | None, ping: _SentPing) -> None:
+        if self._sent is NOBODY:
+            self._sent = OrderedDict()
+        self._sent[task] = ping
 
     def forget(self, task: Task) -> None:
         """Nobody waits for this pong any more: it will be ignored."""

@@ -16,7 +16,7 @@ from trio.lowlevel import Task
 from ._deflate import SharedDeflate
 from ._frames import Opcode
 from ._outbox import Outbox
-from ._waiting import Waiter
+from ._waiting import NOBODY, Waiter
 
 _CONTROL_ROOM: Final = 16 * 1024
 """Bytes of pings and pongs that wait for a frame boundary before more have to wait."""
@@ -89,8 +89,8 @@ class Senders:
     ) -> None:
         self._outbox = outbox
         self._sent_ping = sent_ping
-        self._data: OrderedDict[Task, DataSender] = OrderedDict()
-        self._controls: OrderedDict[Task, ControlSender] = OrderedDict()
+        self._data: OrderedDict[Task, DataSender] = NOBODY
+        self._controls: OrderedDict[Task, ControlSender] = NOBODY
         self._open: OpenMessage | None = None
         self._stopped = False
         self.max_size = max_size
@@ -137,6 +137,8 @@ class Senders:
 
         Cancellation takes the sender out of the queue, and nothing has happened.
         """
+        if self._data is NOBODY:
+            self._data = OrderedDict()
         self._data[sender.task] = sender
         if self._open is not None and self._open.task is sender.task:
             self._data.move_to_end(sender.task, last=False)
@@ -147,6 +149,8 @@ class Senders:
     def send_control(self, sender: ControlSender) -> bool:
         """Commit a ping or a pong at once if there is room, else queue it; whether there was."""
         if self._controls or not self.has_control_room():
+            if self._controls is NOBODY:
+                self._controls = OrderedDict()
             self._controls[sender.task] = sender
             return False
         self._commit_control(sender)

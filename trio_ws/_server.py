@@ -319,7 +319,7 @@ class WebSocketServer:
                     logger.error("no connection can be accepted: %s: trying again soon", error)
                     await trio.sleep(_OVERLOAD_PAUSE)
                 else:
-                    clients.start_soon(self._serve_client, stream, clients)
+                    clients.start_soon(self._serve_client, stream, clients, name="trio_ws handler")
 
     @enable_ki_protection
     async def _serve_client(self, stream: trio.abc.Stream, clients: trio.Nursery) -> None:
@@ -328,9 +328,9 @@ class WebSocketServer:
             async with closing_on_failure(stream):
                 ws = await self._open(self._start_tls(stream))
             logger.debug("%s: opened", peer)
-            # Its background tasks share the nursery of all clients: one of its own would cost 30 us,
-            # a fifteenth of the connection, and 1.2 KiB. They shield themselves, and have ended
-            # when _run_handler has.
+            # Its background tasks share the nursery of all clients: one of its own would cost
+            # 30 us, a fifteenth of a connection, and 1.6 KiB. They shield themselves, and have
+            # ended when _run_handler has.
             ws._start(clients, shield=True)
             self._connections.add(ws)
             try:

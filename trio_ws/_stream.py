@@ -70,7 +70,7 @@ from ._senders import ControlSender, DataSender, Senders
 from ._teardown import Teardown
 from ._ticker import Timer, current_ticker
 from ._transport import RECEIVE_SIZE, make_transport
-from ._waiting import Sleeper
+from ._waiting import LateEvent, Sleeper
 from ._writer import Writer
 
 logger = logging.getLogger("trio_ws")
@@ -174,7 +174,7 @@ class WebSocketStream(trio.abc.Channel[str | bytes]):
         self._released = False
         self._concluded = False
         self._cause: BaseException | None = None
-        self._closed = trio.Event()
+        self._closed = LateEvent()
         # Time
         self._ticker = current_ticker()
         self._timer = Timer(self._ticker, self._deadline_passed)

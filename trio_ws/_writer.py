@@ -27,7 +27,7 @@ from ._frames import Buffer
 from ._outbox import Mark, Outbox
 from ._ticker import Ticker
 from ._transport import MAX_BUFFERS, Transport
-from ._waiting import Sleeper, Waiter
+from ._waiting import NOBODY, Sleeper, Waiter
 
 _STEP: Final = 256 * 1024
 """Bytes written in one step; a kernel that takes more gets them in the next tick."""
@@ -105,7 +105,7 @@ class Writer:
         self._shield = shield
         self._gathering = False
         self._wrote_at_once = False
-        self._flushers: OrderedDict[Task, _Flusher] = OrderedDict()
+        self._flushers: OrderedDict[Task, _Flusher] = NOBODY
         self._drained: trio.Event | None = None
         # The task: its scope is None until it is started for the first time.
         self._scope: trio.CancelScope | None = None
@@ -161,6 +161,8 @@ class Writer:
         self.flush_now()
         if not self._outbox.is_written(mark):
             flusher = _Flusher(mark)
+            if self._flushers is NOBODY:
+                self._flushers = OrderedDict()
             self._flushers[flusher.task] = flusher
             await flusher.park(self._flushers.pop)
 
