@@ -74,6 +74,15 @@ class Server:
         self._process = None
         return log
 
+    def freeze(self) -> None:
+        """Let it answer nothing any more, as if the network were dead: no connection is closed."""
+        assert self._process is not None
+        self._process.send_signal(signal.SIGSTOP)
+
+    def thaw(self) -> None:
+        assert self._process is not None
+        self._process.send_signal(signal.SIGCONT)
+
     def __enter__(self) -> Server:
         return self
 
@@ -151,6 +160,21 @@ class Window:
         field = self.find("#join-nick")
         field.clear()
         field.send_keys(nick, Keys.ENTER)
+
+    def rename(self, nick: str) -> None:
+        """Ask for another nickname."""
+        field = self.find("#nick")
+        field.clear()
+        field.send_keys(nick, Keys.ENTER)
+
+    def lose_connection(self) -> None:
+        """Be disconnected until :meth:`find_network`, and not come back before."""
+        self.run("attempts = 9; socket.close()")
+        self.wait(lambda: self.find("#state").text == "reconnecting")
+
+    def find_network(self) -> None:
+        """What the browser says when there is a network again."""
+        self.run("window.dispatchEvent(new Event('online'))")
 
     def wait_until_connected(self) -> None:
         self.wait(lambda: self.find("#state").text == "connected")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import re
 import signal
 from collections.abc import Iterator
 from pathlib import Path
@@ -28,6 +29,34 @@ socket.addEventListener("message", (event) => {
   document.querySelector("#composer").requestSubmit();
   window.sentAfterRefusal = sent - before;
 });"""
+
+
+FIVE_TIMES_AS_FAST = """
+const setPageTimeout = window.setTimeout;
+window.setTimeout = (act, delay) => setPageTimeout(act, delay / 5);"""
+
+NOTE_DELAYS = """
+const delays = [];
+const setPageTimeout = window.setTimeout;
+window.setTimeout = (act, delay) => {
+  if (act.name === "connect") delays.push(delay);
+  return setPageTimeout(act, delay / 50);
+};"""
+
+NOTE_ADDITIONS = """
+window.additions = [];
+new MutationObserver((records) => records.forEach(({ addedNodes }) => addedNodes.forEach((node) => {
+  if (node.matches(".message")) additions.push(node.querySelector(".words").textContent);
+}))).observe(document.querySelector("#log"), { childList: true });"""
+
+SAY_IT_WRONG_ONCE = """
+const send = socket.send;
+socket.send = function (data) {
+  const message = JSON.parse(data);
+  if (message.type !== "say") return send.call(this, data);
+  delete socket.send;
+  socket.send(JSON.stringify({ ...message, text: " " }));
+};"""
 
 
 @pytest.fixture(scope="module")
@@ -141,6 +170,63 @@ def test_windows_on_two_servers_with_redis_are_in_the_same_room(
         assert "Disconnected" not in " ".join(ann.notices() + bob.notices())
 
 
+@pytest.mark.parametrize(
+    "cause",
+    [
+        pytest.param("sayInRoom({ type: 'say', key: randomToken(), text: 'hello' })", id="message"),
+        pytest.param("window.dispatchEvent(new Event('offline'))", id="offline"),
+        pytest.param("heard = 0", id="silence"),
+    ],
+)
+def test_a_dead_connection_is_noticed(
+    browser: webdriver.Chrome, server: Server, cause: str
+) -> None:
+    ann = Window(browser, server.url, script=FIVE_TIMES_AS_FAST).join("Ann")
+    server.freeze()
+    ann.run(cause)
+    ann.wait(lambda: "Disconnected: the server does not answer" in ann.notices())
+    ann.wait(lambda: ann.find("#state").text == "connecting")
+    ann.wait(lambda: ann.find("#state").text == "reconnecting")
+    ann.write("while it is dead")
+    server.thaw()
+    ann.wait_until_connected()
+    ann.wait(lambda: ann.pending() == 0)
+    assert ann.messages()[-1] == ("Ann", "while it is dead")
+    assert len(ann.messages()) == 1 + ("hello" in cause)
+
+
+def test_a_connection_that_lives_is_kept_whatever_the_browser_says(
+    browser: webdriver.Chrome, server: Server
+) -> None:
+    ann = Window(browser, server.url).join("Ann")
+    for is_online in (False, True):
+        ann.run("heard = 0")
+        network = {"offline": not is_online, "latency": 0, "downloadThroughput": -1}
+        network["uploadThroughput"] = -1
+        ann.driver.execute_cdp_cmd("Network.emulateNetworkConditions", network)
+        ann.wait(lambda: ann.run("return heard > 0 && answering === null"))
+        assert ann.run("return navigator.onLine") is is_online
+    assert ann.find("#state").text == "connected"
+    assert ann.find("#alert").text == ""
+    assert [words for words in ann.notices() if "onnected" in words] == []
+
+
+def test_the_attempts_to_reconnect_are_ever_further_apart_and_at_random(
+    browser: webdriver.Chrome, server: Server
+) -> None:
+    ann = Window(browser, server.url, script=NOTE_DELAYS).join("Ann")
+    server.stop()
+    ann.wait(lambda: ann.run("return delays.length >= 10"))
+    delays = ann.run("return delays")
+    assert isinstance(delays, list)
+    for number, delay in enumerate(delays):
+        longest = min(15_000, 500 * 2**number)
+        assert longest / 2 <= delay <= longest
+    assert len(set(delays)) == len(delays)
+    server.start()
+    ann.wait_until_connected()
+
+
 def test_html_is_shown_and_not_interpreted(browser: webdriver.Chrome, server: Server) -> None:
     nick = "<script>hacked=1</script><img>"
     text = "<img src=x onerror='hacked=1'></li><script>hacked=1</script>"
@@ -181,15 +267,187 @@ def test_a_nickname_that_is_taken_is_asked_for_again_and_can_be_changed(
     bob.ask_to_join("ann")
     bob.wait(lambda: "there is a ann in this room" in bob.find("#join-words").text)
     bob.join("Bob")
-    field = bob.find("#nick")
-    field.clear()
-    field.send_keys("Ann", Keys.ENTER)
+    bob.rename("Ann")
     bob.wait(lambda: "there is a Ann in this room" in bob.find("#alert").text)
-    field.clear()
-    field.send_keys("Robert", Keys.ENTER)
+    bob.find("#nick").send_keys("a")
+    assert bob.find("#alert").text == ""
+    bob.rename("Robert")
     ann.wait(lambda: ann.people() == ["Ann (you)", "Robert"])
     bob.wait(lambda: bob.people() == ["Ann", "Robert (you)"])
     assert "Bob is now Robert" in ann.notices()
+
+
+def test_a_nickname_that_is_wished_for_while_disconnected_is_asked_for_then(
+    browser: webdriver.Chrome, server: Server
+) -> None:
+    ann = Window(browser, server.url).join("Ann")
+    bob = Window(browser, server.url).join("Bob")
+    ann.lose_connection()
+    server.stop()
+    ann.write("as Ann")
+    ann.rename("Anna")
+    assert ann.notices()[-1] == "You will be Anna when you are connected again."
+    ann.write("as Anna")
+    server.start()
+    expected = [("Ann", "as Ann"), ("Anna", "as Anna")]
+    wait_for_all([ann, bob], lambda window: window.messages() == expected)
+    ann.wait(lambda: ann.people() == ["Anna (you)", "Bob"])
+    bob.wait(lambda: bob.people() == ["Anna", "Bob (you)"])
+    assert ann.run("return queue.length") == 0
+
+
+def test_a_nickname_that_is_changed_too_fast_is_changed_a_little_later(
+    browser: webdriver.Chrome,
+) -> None:
+    with Server("--rate", "0.5") as server:
+        ann = Window(browser, server.url).join("Ann")
+        ann.rename("Anna")
+        ann.wait(lambda: ann.people() == ["Anna (you)"])
+        assert ann.find("#alert").text == ""
+
+
+def test_who_comes_back_to_find_the_nickname_taken_gets_another_and_is_told(
+    browser: webdriver.Chrome, server: Server
+) -> None:
+    nick = "\N{GRINNING FACE}" * 16  # cut at 29 UTF-16 units, one of them would be cut in two
+    ann = Window(browser, server.url)
+    ann.run(f"document.querySelector('#join-nick').value = '{nick}'")
+    ann.find("#join button").click()
+    ann.wait_until_connected()
+    ann.lose_connection()
+    other = Window(browser, server.url)
+    other.run(f"document.querySelector('#join-nick').value = '{nick}'")
+    other.find("#join button").click()
+    other.wait_until_connected()
+    ann.find_network()
+    ann.wait_until_connected()
+    found = ann.find("#nick").get_attribute("value") or ""
+    assert re.fullmatch(rf"{nick} \d\d", found)
+    assert f"Somebody else is {nick} now: you come back as {found}" in ann.notices()
+    ann.wait(lambda: set(ann.people()) == {nick, f"{found} (you)"})
+
+
+def test_an_alert_is_gone_when_its_reason_is(browser: webdriver.Chrome) -> None:
+    with Server("--members", "1") as server:
+        ann = Window(browser, server.url).join("Ann")
+        for is_stopped in (True, False):
+            ann.lose_connection()
+            bob = Window(browser, server.url).join("Bob")
+            ann.find_network()
+            ann.wait(lambda: ann.find("#alert").text == "1 are in this room: it is full")
+            bob.run("wantsIn = false; socket.close()")
+            if is_stopped:
+                server.stop()
+                ann.find_network()
+                ann.wait(lambda: ann.find("#alert").text == "")
+                server.start()
+            ann.find_network()
+            ann.wait_until_connected()
+            assert ann.find("#alert").text == ""
+
+
+def test_nobody_is_writing_who_is_not_there(browser: webdriver.Chrome, server: Server) -> None:
+    ann = Window(browser, server.url).join("Ann")
+    for leave in ("bob", "ann"):
+        bob = Window(browser, server.url).join("Bob")
+        bob.find("#text").send_keys("about to")
+        ann.wait(lambda: ann.find("#typing").text == "Bob is writing …")
+        if leave == "ann":
+            ann.lose_connection()
+        else:
+            bob.run("wantsIn = false; socket.close()")
+            ann.wait(lambda: ann.people() == ["Ann (you)"])
+        assert ann.find("#typing").text == ""
+    ann.find_network()
+    ann.wait(lambda: ann.people() == ["Ann (you)", "Bob"])
+    # As it comes where another server tells of it, after having told that they left.
+    ann.run("receive({ type: 'typing', nick: 'Ghost' })")
+    assert ann.find("#typing").text == ""
+    assert ann.people() == ["Ann (you)", "Bob"]
+
+
+@pytest.mark.parametrize("button", ["Send again", "Discard"])
+def test_what_the_server_refuses_can_be_sent_again_or_dropped(
+    browser: webdriver.Chrome, server: Server, button: str
+) -> None:
+    ann = Window(browser, server.url).join("Ann")
+    bob = Window(browser, server.url).join("Bob")
+    ann.run(SAY_IT_WRONG_ONCE)
+    ann.write("refused")
+    ann.wait(lambda: ann.find(".failed .note").text.startswith("not sent: text: say something"))
+    assert ann.pending() == 0
+    bob.write("after that")
+    ann.wait(lambda: ann.messages() == [("Ann", "refused"), ("Bob", "after that")])
+    ann.driver.find_element("xpath", f"//button[text()='{button}']").send_keys(Keys.ENTER)
+    assert ann.run("return document.activeElement.id") == "text"
+    assert ann.run("return document.querySelectorAll('#log button').length") == 0
+    ann.write("the end")
+    expected = [("Bob", "after that"), ("Ann", "refused"), ("Ann", "the end")]
+    if button == "Discard":
+        del expected[1]
+    wait_for_all([ann, bob], lambda window: window.messages() == expected)
+    ann.wait(lambda: ann.run("return queue.length") == 0)
+
+
+def test_every_message_is_put_in_once_so_that_it_is_read_out_once(
+    browser: webdriver.Chrome, server: Server
+) -> None:
+    ann = Window(browser, server.url).join("Ann")
+    bob = Window(browser, server.url).join("Bob")
+    ann.run(NOTE_ADDITIONS)
+    ann.write("one")
+    ann.wait(lambda: len(ann.messages()) == 1 and ann.pending() == 0)
+    ann.lose_connection()
+    for text in ("four", "five"):
+        ann.run(f"sayInRoom({{ type: 'say', key: randomToken(), text: '{text}' }})")
+    bob.write("two")
+    bob.write("three")
+    bob.wait(lambda: bob.pending() == 0)
+    ann.find_network()
+    bob.wait(lambda: len(bob.messages()) == 5)
+    ann.wait(lambda: len(ann.messages()) == 5 and ann.pending() == 0)
+    assert ann.messages() == bob.messages()
+    assert [text for _, text in ann.messages()] == ["one", "two", "three", "four", "five"]
+    assert ann.run("return additions") == ["one", "four", "five", "two", "three"]
+
+
+def test_the_log_forgets_what_is_oldest_and_what_is_read_stays_in_its_place(
+    browser: webdriver.Chrome,
+) -> None:
+    with Server("--rate", "1000000") as server:
+        ann = Window(browser, server.url).join("Ann")
+        bob = Window(browser, server.url).join("Bob")
+        say_from_to(bob, 0, 530)
+        ann.wait(lambda: ann.messages()[-1:] == [("Bob", "529")])
+        ann.run("const log = document.querySelector('#log'); log.scrollTop -= 1200; log.focus()")
+        place = place_of(ann, "495")
+        say_from_to(bob, 530, 700)
+        ann.wait(lambda: ann.messages()[-1] == ("Bob", "699"))
+        assert abs(place_of(ann, "495") - place) < 5  # each time it is a matter of whole pixels
+        assert ann.run("return document.activeElement.id") == "log"
+        assert ann.run("return document.querySelector('#log .head').offsetHeight > 0")
+        bob.wait(lambda: bob.messages()[-1] == ("Bob", "699") and bob.pending() == 0)
+        assert bob.run(IS_AT_END)
+        for window in (ann, bob):
+            assert 500 <= int(str(window.run("return $('log').childElementCount"))) <= 550
+            assert window.run("return shown.size") == len(window.messages())
+
+
+def say_from_to(window: Window, first: int, end: int) -> None:
+    window.run(
+        f"""for (let number = {first}; number < {end}; number++)
+        sayInRoom({{ type: "say", key: randomToken(), text: String(number) }})"""
+    )
+
+
+def place_of(window: Window, text: str) -> float:
+    """How far down the message with *text* is."""
+    place = window.run(
+        f"""return Array.from(document.querySelectorAll(".words"))
+        .find((words) => words.textContent === "{text}").getBoundingClientRect().top"""
+    )
+    assert isinstance(place, int | float)
+    return place
 
 
 def test_who_comes_later_sees_what_was_said(browser: webdriver.Chrome, server: Server) -> None:
@@ -222,13 +480,13 @@ def test_the_title_counts_what_was_missed_before_a_reconnect(
     bob = Window(browser, server.url).join("Bob")
     bob.write("read")
     ann.wait(lambda: len(ann.messages()) == 1)
-    # So many attempts that it does not come back by itself before Bob has written.
-    ann.run("document.hasFocus = () => false; attempts = 9; socket.close()")
+    ann.run("document.hasFocus = () => false")
+    ann.lose_connection()
     bob.wait(lambda: bob.people() == ["Bob (you)"])
     bob.write("one")
     bob.write("two")
     bob.wait(lambda: bob.pending() == 0)
-    ann.run("window.dispatchEvent(new Event('online'))")
+    ann.find_network()
     ann.wait(lambda: len(ann.messages()) == 3)
     assert ann.driver.title == "(2) #lobby"
 

@@ -3,19 +3,27 @@
 // The page of the chat. What the messages mean is said in messages.py, beside this file.
 //
 // What the user says goes into a queue, under a random key, and stays there until the server has
-// accepted it. The first in the queue is sent, and sent again after every reconnect; the server takes
-// the same key for the same message. So everything is said once, and in order.
+// accepted it, or refused it for good; a new nickname waits there too. The first in the queue is sent,
+// and sent again after every reconnect; the server takes the same key for the same message. So
+// everything is said once, and in order.
+//
+// A connection can be dead without the browser knowing. But everything has an answer, if only an
+// error: if nothing comes for too long, the page connects anew.
 
 const $ = (id) => document.getElementById(id);
 
 const room = /^\/rooms\/([a-z0-9_-]{1,32})$/.exec(location.pathname)?.[1] ?? "lobby";
 const session = randomToken();
-const queue = [];                 // what was not accepted yet: {key, text, item}
-const shown = new Map();          // list items of messages, by key
+const queue = [];                 // what the server has not answered for good: {message, item}
+const shown = new Set();          // keys of the messages in the log
 const people = new Map();         // when they last typed, by nickname; 0: they do not
 
 const FIRST_DELAY = 500;          // milliseconds until the first attempt to reconnect
 const LONGEST_DELAY = 15_000;
+const ANSWER_WITHIN = 8_000;      // then the connection is dead
+const LONGEST_SILENCE = 30_000;   // then an answer is asked for
+const LOG_LENGTH = 500;           // messages and notices that are kept
+const LOG_EXCESS = 50;            // beyond that, the oldest go all at once
 const TYPING_SHOWN = 5_000;       // for how long somebody is typing who says so once
 const TYPING_EVERY = 3_000;
 
@@ -27,11 +35,12 @@ let online = true;                // whether the servers have each other
 let seen = null;                  // the id of the last message, or what the welcome gave
 let attempts = 0;
 let reconnecting = null;          // the timer
-let inFlight = null;              // the key that was sent and not answered
+let answering = null;             // the timer of the answer that is waited for
+let heard = 0;                    // when the server was heard last
+let inFlight = null;              // the first of the queue, if it was sent and not answered
 let retrying = null;              // the timer
 let unread = 0;
 let atEnd = true;                 // whether the last message is in view
-let renaming = false;
 let typedAt = 0;
 
 function randomToken() {          // crypto.randomUUID is for secure contexts only
@@ -55,23 +64,44 @@ function connect() {
   // The server does not look at the room here, but a balancer may, to keep a room together.
   const url = new URL(`/chat?room=${room}`, location.href);
   url.protocol = url.protocol.replace("http", "ws");
-  const current = socket = new WebSocket(url);
-  current.onopen = () => send({ type: "join", room, nick, session, seen });
-  current.onmessage = (event) => receive(JSON.parse(event.data));
-  current.onclose = (event) => disconnected(event);
+  socket = new WebSocket(url);
+  socket.onopen = () => send({ type: "join", room, nick, session, seen });
+  socket.onmessage = (event) => receive(JSON.parse(event.data));
+  socket.onclose = (event) => { clearAlert(); disconnected(event.reason); };
+  expectAnswer();
 }
 
 function send(message) {
-  if (socket?.readyState === WebSocket.OPEN) socket.send(JSON.stringify(message));
+  if (socket?.readyState !== WebSocket.OPEN) return;
+  socket.send(JSON.stringify(message));
+  expectAnswer();
 }
 
-function disconnected(event) {
+function expectAnswer() {
+  answering ??= setTimeout(() => drop("the server does not answer"), ANSWER_WITHIN);
+}
+
+function checkConnection() {
+  if (socket === null) reconnectNow();
+  else if (joined && answering === null) send({ type: "ping" });  // refused, and so answered
+}
+
+function drop(reason) {           // without waiting until the other side has closed it too
+  socket.onopen = socket.onmessage = socket.onclose = null;
+  socket.close();
+  disconnected(reason);
+}
+
+function disconnected(reason) {
+  if (joined) notice(reason ? `Disconnected: ${reason}` : "Disconnected");
   socket = null;
-  if (joined) notice(event.reason ? `Disconnected: ${event.reason}` : "Disconnected");
   joined = false;
   inFlight = null;
+  clearTimeout(answering);
   clearTimeout(retrying);
-  retrying = null;
+  answering = retrying = null;
+  for (const each of people.keys()) people.set(each, 0);
+  showTyping();
   if (wantsIn) reconnectLater();
   else setState("none", "not joined");
 }
@@ -92,7 +122,7 @@ function reconnectNow() {
 
 function setState(name, words) {
   $("state").dataset.state = name;
-  if ($("state").textContent !== words) $("state").textContent = words;
+  setText($("state"), words);
 }
 
 function showOnline() {
@@ -102,7 +132,11 @@ function showOnline() {
 // --- what the server says
 
 function receive(message) {
+  heard = Date.now();
+  clearTimeout(answering);
+  answering = null;
   handlers[message.type]?.(message);
+  if (joined) showOnline();
 }
 
 const handlers = {
@@ -114,17 +148,17 @@ const handlers = {
     attempts = 0;
     joined = true;
     online = true;
-    enterRoom();
+    clearAlert();
     for (const message of welcome.messages) {
       seen = Math.max(seen, message.id);
       if (showMessage(message) && !first) countUnread(message);
     }
     seen = Math.max(seen, welcome.seen);
+    enterRoom();                  // only now: nobody wants to have all of that read out
     if (!welcome.complete) notice("You may have missed some messages.");
     if (first) notice(`You are in #${room}. Share the address of this page to invite others.`);
     else notice("Connected again");
     setPeople(welcome.nicks);
-    showOnline();
     pump();
   },
   message(message) {
@@ -135,10 +169,8 @@ const handlers = {
     if (showMessage(message)) countUnread(message);
   },
   accepted({ key, id }) {
-    const said = queue.find((each) => each.key === key);
-    if (inFlight === key) inFlight = null;
-    if (said) showMessage({ id, nick, text: said.text, key });
-    pump();
+    const said = findInQueue(key);
+    if (said) showMessage({ id, nick, text: said.message.text, key });
   },
   joined(event) {
     if (people.has(event.nick)) return;
@@ -158,14 +190,15 @@ const handlers = {
       nick = event.new;
       remember("nick", nick);
       $("nick").value = nick;
-      renaming = false;
-      say("");
+      clearAlert();
+      if (inFlight?.message.type === "rename") takeFromQueue(inFlight);
+      pump();
     }
     showPeople();
-    notice(`${event.old} is now ${event.new}`);
+    if (event.old !== event.new) notice(`${event.old} is now ${event.new}`);
   },
   typing(event) {
-    if (event.nick === nick) return;
+    if (event.nick === nick || !people.has(event.nick)) return;
     people.set(event.nick, Date.now());
     showTyping();
   },
@@ -176,39 +209,35 @@ const handlers = {
     notice(online
       ? "The servers have found each other again."
       : "The servers have lost each other. What you write waits until they are back.");
-    showOnline();
     pump();
   },
   error(error) {
-    if (error.key !== null) refusedMessage(error);
-    else if (!joined) refusedJoin(error);
-    else if (renaming) say(error.text);
-    renaming = false;
+    if (!joined) refusedJoin(error);
+    else if (inFlight && (inFlight.message.key ?? null) === error.key) refused(error);
   },
 };
 
-function refusedMessage(error) {
-  if (inFlight === error.key) inFlight = null;
-  if (error.retry_after !== null) {
-    clearTimeout(retrying);
+function refused(error) {
+  if (error.retry_after === null) {
+    const { message, item } = takeFromQueue(inFlight);
+    if (item) showFailed(item, message, error.text);
+    else say(error.text);
+    pump();
+  } else {
+    inFlight = null;
     retrying = setTimeout(() => { retrying = null; pump(); }, error.retry_after * 1000);
-    return;
   }
-  const said = takeFromQueue(error.key);
-  if (said) {
-    said.item.classList.add("failed");
-    said.item.querySelector(".note").textContent = `not sent: ${error.text}`;
-  }
-  pump();
 }
 
 function refusedJoin(error) {
   if (error.code === "nick_taken" && !$("chat").hidden) {
-    nick = `${nick.slice(0, 29)} ${Math.floor(Math.random() * 90) + 10}`;
+    const other = `${Array.from(nick).slice(0, 29).join("")} ${Math.floor(Math.random() * 90) + 10}`;
+    notice(`Somebody else is ${nick} now: you come back as ${other}`);
+    nick = $("nick").value = other;
     send({ type: "join", room, nick, session, seen });
   } else if (error.code === "unavailable" || error.code.endsWith("_full")) {
+    drop();
     say(error.text);
-    socket.close();
   } else {
     askForNick(error.text);
   }
@@ -216,93 +245,151 @@ function refusedJoin(error) {
 
 // --- the queue
 
-function enqueue(text) {
-  const key = randomToken();
-  const item = makeItem({ nick, text, time: Date.now() });
-  item.classList.add("pending");
-  const note = document.createElement("span");
-  note.className = "note";
-  note.textContent = "sending";
-  item.append(note);
-  addItem(item, null);
-  scrollToEnd();
-  queue.push({ key, text, item });
+function enqueue(message, item = null) {
+  queue.push({ message, item });
   pump();
 }
 
 function pump() {
   if (!joined || !online || inFlight !== null || retrying !== null || queue.length === 0) return;
-  inFlight = queue[0].key;
-  send({ type: "say", key: queue[0].key, text: queue[0].text });
+  inFlight = queue[0];
+  send(inFlight.message);
 }
 
-function takeFromQueue(key) {
-  if (inFlight === key) inFlight = null;
-  const index = queue.findIndex((said) => said.key === key);
-  return index < 0 ? null : queue.splice(index, 1)[0];
+function findInQueue(key) {
+  return queue.find((each) => each.message.key === key);
+}
+
+function takeFromQueue(entry) {
+  if (inFlight === entry) inFlight = null;
+  queue.splice(queue.indexOf(entry), 1);
+  return entry;
 }
 
 // --- the messages. Everything from outside is put in as text, never as HTML.
 
+function sayInRoom(message) {
+  const item = makeItem(message.text);
+  item.classList.add("mine", "pending");
+  fillItem(item, nick, Date.now());
+  addItem(item, null);
+  scrollToEnd();
+  enqueue(message, item);
+}
+
 function showMessage({ id, nick: author, text, key }) {
   if (shown.has(key)) return false;
-  takeFromQueue(key)?.item.remove();
-  const wasAtEnd = isAtEnd();
-  const item = makeItem({ nick: author, text, time: id });
-  shown.set(key, item);
+  shown.add(key);
+  const said = findInQueue(key);
+  const item = said ? takeFromQueue(said).item : makeItem(text);
+  item.dataset.key = key;
+  item.classList.toggle("mine", author === nick);
+  fillItem(item, author, id);
   addItem(item, id);
-  if (wasAtEnd || author === nick) scrollToEnd();
-  else $("latest").hidden = false;
+  item.classList.remove("pending");
+  if (!said && !isAtEnd()) $("latest").hidden = false;
   pump();
   return true;
 }
 
-function makeItem({ nick: author, text, time }) {
+function showFailed(item, message, words) {
+  const wasAtEnd = isAtEnd();
+  const note = document.createElement("span");
+  const addButton = (label, act) => {
+    const button = document.createElement("button");
+    button.type = "button";
+    button.textContent = label;
+    button.addEventListener("click", () => { removeItem(item); act(); $("text").focus(); });
+    note.append(" ", button);
+  };
+  note.className = "note";
+  note.textContent = `not sent: ${words}`;
+  addButton("Send again", () => sayInRoom(message));
+  addButton("Discard", () => {});
+  item.append(note);
+  item.classList.replace("pending", "failed");
+  if (wasAtEnd) scrollToEnd();
+}
+
+function makeItem(text) {
   const item = document.createElement("li");
-  item.className = author === nick ? "message mine" : "message";
-  item.dataset.nick = author;
   const head = document.createElement("span");
-  head.className = "head";
   const name = document.createElement("span");
-  name.className = "nick";
-  name.textContent = author;
-  name.style.setProperty("--hue", hueOf(author));
-  const clock = document.createElement("time");
-  const date = new Date(time);
-  clock.dateTime = date.toISOString();
-  clock.textContent = date.toLocaleTimeString([], { hour: "2-digit", minute: "2-digit" });
-  head.append(name, clock);
   const words = document.createElement("span");
+  item.className = "message";
+  head.className = "head";
+  name.className = "nick";
   words.className = "words";
   words.textContent = text;
+  head.append(name, document.createElement("time"));
   item.append(head, words);
   return item;
 }
 
+function fillItem(item, author, time) {
+  const date = new Date(time);
+  const name = item.querySelector(".nick");
+  const clock = item.querySelector("time");
+  item.dataset.nick = author;
+  name.style.setProperty("--hue", hueOf(author));
+  clock.dateTime = date.toISOString();
+  setText(name, author);
+  setText(clock, date.toLocaleTimeString([], { hour: "2-digit", minute: "2-digit" }));
+}
+
+function setText(element, text) { // a screen reader may read out what is set, changed or not
+  if (element.textContent !== text) element.textContent = text;
+}
+
 function addItem(item, id) {
-  // By id, and before what is not accepted yet.
+  const wasAtEnd = isAtEnd();
+  if (id === null) $("log").append(item);
+  else placeItem(item, id);
+  for (const each of [item, item.nextElementSibling]) groupItem(each);
+  trimLog();
+  if (wasAtEnd) scrollToEnd();
+}
+
+function placeItem(item, id) {
+  // By id, and before what is not accepted yet. What has its place already is not put there again,
+  // or a screen reader would read it again.
   let next = null;
-  if (id !== null) {
-    item.dataset.id = id;
-    for (let each = $("log").lastElementChild; each; each = each.previousElementSibling) {
-      if (each.classList.contains("pending") || Number(each.dataset.id) > id) next = each;
-      else if (each.dataset.id) break;
-    }
+  for (let each = $("log").lastElementChild; each; each = each.previousElementSibling) {
+    if (Number(each.dataset.id) < id) break;
+    if (each.dataset.id || each.classList.contains("pending")) next = each;
   }
-  $("log").insertBefore(item, next);
-  for (const each of [item, next]) {
-    const before = each?.previousElementSibling;
-    each?.classList.toggle("same", Boolean(each.dataset.nick) && before?.dataset.nick === each.dataset.nick);
+  item.dataset.id = id;
+  if (next !== item) $("log").insertBefore(item, next);
+}
+
+function removeItem(item) {
+  const next = item.nextElementSibling;
+  item.remove();
+  groupItem(next);
+}
+
+function groupItem(item) {        // one head is enough for what somebody says in a row
+  const before = item?.previousElementSibling;
+  item?.classList.toggle("same", Boolean(item.dataset.nick) && before?.dataset.nick === item.dataset.nick);
+}
+
+function trimLog() {
+  const log = $("log");
+  const excess = log.childElementCount - LOG_LENGTH;
+  if (excess <= LOG_EXCESS) return;
+  const height = log.scrollHeight;
+  for (const each of [...log.querySelectorAll("li:not(.pending, .failed)")].slice(0, excess)) {
+    shown.delete(each.dataset.key);
+    removeItem(each);
   }
+  log.scrollTop -= height - log.scrollHeight;  // what is in view stays there
 }
 
 function notice(words) {
-  const wasAtEnd = isAtEnd();
   const item = document.createElement("li");
   item.className = "notice";
   item.textContent = words;
   addItem(item, null);
-  if (wasAtEnd) scrollToEnd();
 }
 
 function hueOf(name) {
@@ -399,7 +486,11 @@ function attend() {
 }
 
 function say(words) {
-  $($("chat").hidden ? "join-words" : "alert").textContent = words;
+  setText($($("chat").hidden ? "join-words" : "alert"), words);
+}
+
+function clearAlert() {
+  setText($("alert"), "");
 }
 
 // --- what the user does
@@ -418,6 +509,7 @@ function enterRoom() {
   $("join").hidden = true;
   $("chat").hidden = $("panel").hidden = $("panel-button").hidden = false;
   $("nick").value = nick;
+  scrollToEnd();
   $("text").focus();
 }
 
@@ -425,6 +517,7 @@ $("join").addEventListener("submit", (event) => {
   event.preventDefault();
   nick = $("join-nick").value;
   wantsIn = true;
+  say("");
   if (joined) return;
   if (socket?.readyState === WebSocket.OPEN) send({ type: "join", room, nick, session, seen });
   else if (socket === null) { clearTimeout(reconnecting); connect(); }
@@ -436,8 +529,8 @@ $("composer").addEventListener("submit", (event) => {
   if (text.trim() === "") return;
   $("text").value = "";
   typedAt = 0;
-  say("");
-  enqueue(text);
+  if (joined) clearAlert();
+  sayInRoom({ type: "say", key: randomToken(), text });
   reconnectNow();
   $("text").focus();
 });
@@ -456,10 +549,15 @@ $("text").addEventListener("input", () => {
 
 $("rename").addEventListener("submit", (event) => {
   event.preventDefault();
-  if ($("nick").value === nick) return;
-  renaming = true;
-  send({ type: "rename", nick: $("nick").value });
+  const wish = $("nick").value.trim();
+  clearAlert();
+  if (wish === nick && queue.every(({ message }) => message.type !== "rename")) return;
+  enqueue({ type: "rename", nick: wish });
+  if (!joined || !online) notice(`You will be ${wish} when you are connected again.`);
+  reconnectNow();
 });
+
+$("nick").addEventListener("input", clearAlert);
 
 $("go").addEventListener("submit", (event) => {
   event.preventDefault();
@@ -498,11 +596,22 @@ new ResizeObserver(() => {
   size = sizeOfLog();
   if (atEnd) scrollToEnd();
 }).observe($("log"));
-document.addEventListener("visibilitychange", attend);
+document.addEventListener("visibilitychange", () => {
+  attend();
+  if (document.visibilityState === "visible") checkConnection();
+});
 window.addEventListener("focus", attend);
-window.addEventListener("online", reconnectNow);
+window.addEventListener("online", checkConnection);
+window.addEventListener("offline", () => {
+  if (!joined) return;
+  setState("waiting", "no network?");
+  checkConnection();              // the server may be on this machine
+});
 window.addEventListener("beforeunload", (event) => { if (queue.length) event.preventDefault(); });
-setInterval(showTyping, 1000);
+setInterval(() => {
+  showTyping();
+  if (joined && Date.now() - heard > LONGEST_SILENCE) checkConnection();
+}, 1000);
 
 $("room").textContent = room;
 showTitle();
