@@ -561,7 +561,17 @@ def test_a_message_above_the_size_is_left_where_it_is(
 
 @EACH_TWIN
 @pytest.mark.parametrize(
-    ("limit", "count"), [(-1, 0), (0, 0), (1, 1), (66, 1), (67, 2), (132, 2), (133, 3), (900, 3)]
+    ("limit", "count"),
+    [
+        (-1, 0),
+        (0, 0),
+        (1, 1),
+        (FRAME_COST + 2, 1),
+        (FRAME_COST + 3, 2),
+        (2 * FRAME_COST + 4, 2),
+        (2 * FRAME_COST + 5, 3),
+        (9 * FRAME_COST, 3),
+    ],
 )
 def test_nothing_is_decoded_once_the_limit_is_used_up(twin: Twin, limit: int, count: int) -> None:
     wire = 3 * message_frame("ab", None)

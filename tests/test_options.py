@@ -33,8 +33,8 @@ def test_the_defaults_are_those_of_the_documentation() -> None:
         max_message_size=16 * 2**20,
         max_frame_size=None,
         max_handshake_size=65536,
-        max_inbox_size=65536,
-        max_outbox_size=65536,
+        max_inbox_size=2**18,
+        max_outbox_size=2**18,
         control_callback=None,
     )
 

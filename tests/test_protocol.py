@@ -751,9 +751,9 @@ def test_what_was_kept_is_given_up_when_nothing_counts_any_more(role: Role, how:
 
 
 def test_a_frame_counts_as_much_as_the_options_say() -> None:
-    assert FRAME_COST == 64
+    assert FRAME_COST == 512
     assert StreamOptions.__doc__ is not None
-    assert "each message counts 64 bytes more" in StreamOptions.__doc__
+    assert "each message counts 512 bytes more" in StreamOptions.__doc__
 
 
 # Buffers are the caller's

@@ -544,7 +544,7 @@ async def test_a_larger_inbox_on_an_open_stream_lets_the_reader_go_on(
     await peer.send(*texts("1", "2", "3"))
     await trio.testing.wait_all_tasks_blocked()
     assert ws.statistics().messages_received == 1
-    ws.configure(max_inbox_size=1000)
+    ws.configure(max_inbox_size=3 * FRAME_COST)
     await trio.testing.wait_all_tasks_blocked()
     assert ws.statistics().messages_received == 3
 

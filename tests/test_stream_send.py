@@ -218,12 +218,12 @@ async def send_behind_a_large_message(kind: str, probe: CancelProbe) -> None:
         )
         reading = await begin(nursery, receive_until_end, server)
         # More than one tick's work, so that the next message has to wait.
-        client.send_nowait(bytes(300_000))
+        client.send_nowait(bytes(1_200_000))
         with probe.scope:
             await client.send("perhaps")
         await client.send("end")
         expected = ["end"] if probe.cancelled else ["perhaps", "end"]
-        assert await reading.result() == [bytes(300_000), *expected]
+        assert await reading.result() == [bytes(1_200_000), *expected]
         nursery.cancel_scope.cancel()
 
 

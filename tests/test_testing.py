@@ -62,7 +62,7 @@ async def test_options_are_those_of_both_unless_one_has_its_own(nursery: trio.Nu
         timeouts=timeouts,
     )
     assert (client.options.max_inbox_size, server.options.max_inbox_size) == (1, 3)
-    assert (client.options.max_outbox_size, server.options.max_outbox_size) == (64 * 1024, 2)
+    assert (client.options.max_outbox_size, server.options.max_outbox_size) == (256 * 1024, 2)
     assert client.options.timeouts == server.options.timeouts == timeouts
 
 

@@ -29,8 +29,9 @@ MAX_CONTROL_PAYLOAD = 125
 MAX_REASON_SIZE = MAX_CONTROL_PAYLOAD - 2
 MAX_HEADER_SIZE = 14
 
-FRAME_COST = 64
-"""What a frame or a message counts beside its payload, so that empty ones are not free."""
+FRAME_COST = 512
+"""What a frame or a message counts beside its payload, so that empty ones are not free: about what
+a small one takes, in bytes of a large one, which are only copied."""
 
 _MASKING_STEP = 16 * 1024
 _KEY_BLOCK = 1024

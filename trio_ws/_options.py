@@ -177,10 +177,10 @@ class StreamOptions:
     :param max_handshake_size: bytes that the head of the opening handshake's request or response
         may have. Default 64 KiB.
     :param max_inbox_size: bytes of received messages that wait for ``receive`` before the stream
-        stops reading; each message counts 64 bytes more than its length, and text is counted in
-        characters. Default 64 KiB.
+        stops reading; each message counts 512 bytes more than its length, and text is counted in
+        characters. Default 256 KiB.
     :param max_outbox_size: bytes of committed messages that wait to be written before ``send``
-        waits. Default 64 KiB.
+        waits. Default 256 KiB.
     :param control_callback: called with opcode and payload of every ping, pong and close received,
         in the reader, so it must be quick, and Ctrl-C does not interrupt it; if it raises, the
         connection fails with 1011, but what is no ``Exception``, such as SystemExit, passes through
@@ -195,8 +195,8 @@ class StreamOptions:
     max_message_size: int | None = 16 * MIB
     max_frame_size: int | None = None
     max_handshake_size: int = 64 * 1024
-    max_inbox_size: int = 64 * 1024
-    max_outbox_size: int = 64 * 1024
+    max_inbox_size: int = 256 * 1024
+    max_outbox_size: int = 256 * 1024
     control_callback: ControlCallback | None = None
 
     def __post_init__(self) -> None:

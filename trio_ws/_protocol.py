@@ -61,9 +61,15 @@ from ._frames import (
 from ._inbox import Inbox
 from ._large import CHUNK, LargeBinary, LargeText
 
-_INFLATE_COST: Final = 4
+_INFLATED_COST: Final = 4
+"""What a byte counts that inflating brings: it takes as long as to copy as many."""
+
+_INFLATE_COST: Final = 16
 """What a byte counts that is inflated, beside those that come of it: it may take much work to find
 out that it is nothing. The step itself counts as a frame: two bytes can be a stream of zlib's."""
+
+_INFLATE_STEP: Final = 64 * 1024
+"""Bytes that are inflated before it is seen what that has cost."""
 
 _LENGTH_TOP_BIT = 1 << 63
 _OPCODES = tuple(Opcode(bits) if bits in set(Opcode) else None for bits in range(16))
@@ -331,8 +337,8 @@ class Protocol:
 
         :param data: what the transport has brought; empty to go on after a stop. It is not kept.
         :param limit: payload bytes, and :data:`FRAME_COST` for each frame, after which to stop. Of
-            a compressed message, what it inflates to counts, each byte of it four times, and
-            :data:`FRAME_COST` for each piece in which that is done.
+            a compressed message, what it inflates to counts four times, each byte of it sixteen
+            times, and :data:`FRAME_COST` for each piece in which that is done.
         """
         events: list[Event] = []
         if self.state not in RECEIVING:
@@ -572,10 +578,11 @@ class Protocol:
         if not self._inflating:
             self._end_message_if_complete(events)
         used = input_left - inflater.input_left
-        return FRAME_COST + len(payload) + _INFLATE_COST * used
+        return FRAME_COST + _INFLATED_COST * len(payload) + _INFLATE_COST * used
 
     def _inflate_at_most(self, limit: int) -> int:
         """No more than *limit*, nor than what is one byte too many."""
+        limit = min(limit, _INFLATE_STEP)
         if self.max_message_size is None:
             return limit
         return min(limit, max(self.max_message_size - self._size, 0) + 1)

@@ -606,7 +606,7 @@ validate_utf8(PyObject *Py_UNUSED(module), PyObject *const *arguments, Py_ssize_
 /* Decoding */
 
 /* As in trio_ws._frames. */
-#define FRAME_COST 64
+#define FRAME_COST 512
 
 #define WHOLE_TEXT 0x81
 #define WHOLE_BINARY 0x82

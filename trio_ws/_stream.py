@@ -75,11 +75,14 @@ from ._writer import Writer
 
 logger = logging.getLogger("trio_ws")
 
-_DECODE_STEP: Final = 64 * 1024
+_DECODE_STEP: Final = 256 * 1024
 """What the reader decodes before others have their turn, in the units of ``Protocol.decode``."""
 
 _DEFLATE_PRICE: Final = 8
 """What a byte to be compressed costs of the budget of the run."""
+
+_BYTES_FOR_ONE: Final = 4
+"""Other bytes that cost as much as one of the budget: they are only copied."""
 
 _READ_AHEAD: Final = 16 * 1024
 """Bytes that may be read beyond the room in the inbox, and wait undecoded."""
@@ -336,7 +339,7 @@ class WebSocketStream(trio.abc.Channel[str | bytes]):
         await self._checkpoint(0)
         message = self._receivers.take()
         if message is not None:
-            self._ticker.charge(len(message))
+            self._ticker.charge(len(message) // _BYTES_FOR_ONE)
             self._wake_reader_if_room()
         else:
             self._check_receiving()
@@ -383,7 +386,7 @@ class WebSocketStream(trio.abc.Channel[str | bytes]):
         await self._checkpoint(0)
         part = self._receivers.take_part(max_bytes)
         if part is not None:
-            self._ticker.charge(len(part[0]))
+            self._ticker.charge(len(part[0]) // _BYTES_FOR_ONE)
             self._wake_reader_if_room()
             return part
         self._check_receiving()
@@ -1045,7 +1048,7 @@ def _make_codec(
 
 def _price(size: int, compressed: bool) -> int:
     """What a message costs of the budget beside its being one."""
-    return size * _DEFLATE_PRICE if compressed else size
+    return size * _DEFLATE_PRICE if compressed else size // _BYTES_FOR_ONE
 
 
 def _sent_reason(code: int | None, reason: str) -> CloseReason:
