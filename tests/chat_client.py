@@ -112,3 +112,9 @@ async def running_chat(
         _, found, url = first_line.strip().partition(" url=")
         assert found, first_line
         yield Chat(program, url, client_tls)
+
+
+def texts_of(welcome: dict[str, object]) -> list[str]:
+    messages = welcome["messages"]
+    assert isinstance(messages, list)
+    return [message["text"] for message in messages]

@@ -5,17 +5,20 @@ from __future__ import annotations
 import json
 import os
 import signal
-from collections.abc import AsyncGenerator, Iterator
+from collections.abc import AsyncGenerator, Iterator, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
 import trio
-from chat_client import Chat, Visitor, running_chat
+from chat_client import Chat, Visitor, running_chat, texts_of
+from chat_in_process import start
 from programs import free_port, run, running
 from redis_server import RedisServer
 
+from examples.chat.backplane import Identity, LocalRoom, RoomState
 from examples.chat.listening import open_listeners, reserve_port
+from examples.chat.redis_backplane import RedisBackplane
 
 
 @pytest.fixture
@@ -25,12 +28,26 @@ def redis(tmp_path: Path) -> Iterator[RedisServer]:
 
 
 @asynccontextmanager
-async def two_servers(redis: RedisServer) -> AsyncGenerator[tuple[Chat, Chat]]:
+async def two_servers(redis: RedisServer, *arguments: str) -> AsyncGenerator[tuple[Chat, Chat]]:
     async with (
-        running_chat("--backplane", redis.url) as one,
-        running_chat("--backplane", redis.url) as other,
+        running_chat("--backplane", redis.url, *arguments) as one,
+        running_chat("--backplane", redis.url, *arguments) as other,
     ):
         yield one, other
+
+
+class OutdatedRoom(LocalRoom):
+    """A room whose members are those it had, and the next time those it has."""
+
+    def __init__(self, room: LocalRoom) -> None:
+        self._room = room
+        self._outdated = [room.identities()]
+
+    def identities(self) -> Sequence[Identity]:
+        return self._outdated.pop() if self._outdated else self._room.identities()
+
+    def state(self) -> RoomState:
+        return self._room.state()
 
 
 async def test_a_room_is_the_same_on_every_server(redis: RedisServer) -> None:
@@ -155,7 +172,7 @@ async def test_who_has_missed_more_than_can_be_got_is_told(redis: RedisServer) -
     async with running_chat("--backplane", redis.url) as chat, chat.visitor("Ann") as ann:
         id_ = await ann.say("before")
         said = '{"type":"message","id":%d,"nick":"Bob","text":"missed","key":"key-%d"}'
-        messages = [said % (id_ + number, number) for number in range(2, 52)]
+        messages = [said % (id_ + number, number) for number in range(2, 53)]
         redis.run("DEL", "chat:{lobby}:log")
         redis.run("RPUSH", "chat:{lobby}:log", *messages)
         redis.run("CLIENT", "KILL", "TYPE", "pubsub")
@@ -187,6 +204,129 @@ async def test_who_was_on_a_server_that_died_has_left_when_the_lease_is_over(
         redis.run("ZADD", "chat:{lobby}:leases", "0", "ann")
         async with other.visitor("Eve"):
             await bob.hear_until("left", nick="Ann")
+
+
+@pytest.mark.parametrize("lost", [False, True])
+async def test_a_renewal_brings_nobody_back_who_left_or_changed_the_nickname_meanwhile(
+    redis: RedisServer, nursery: trio.Nursery, lost: bool
+) -> None:
+    backplane = RedisBackplane(redis.url, history=50, keep=300)
+    chat = await start(nursery, backplane=backplane)
+    eve, ann, bob = [await chat.enter(nick) for nick in ("Eve", "Ann", "Bob")]
+    before = OutdatedRoom(chat.server.rooms.local_rooms()["lobby"])
+    await ann.ws.aclose()
+    await eve.hear_until("left", nick="Ann")
+    if lost:
+        redis.run("DEL", "chat:{lobby}:nicks", "chat:{lobby}:leases")
+    await bob.send("rename", nick="Robert")
+    await eve.hear_until("renamed", old="Bob", new="Robert")
+    await backplane.renew({"lobby": before})
+    assert sorted(redis.run("HKEYS", "chat:{lobby}:nicks").split()) == ["eve", "robert"]
+    assert redis.run("ZCARD", "chat:{lobby}:leases") == "2"
+    await bob.say("still here")
+    again = await chat.connect()
+    assert sorted(names_of(await again.join("Ann"))) == ["Ann", "Eve", "Robert"]
+    for visitor in (eve, bob, again):
+        await visitor.ws.aclose()
+    await chat.server_is_left()
+
+
+async def test_a_renewal_makes_the_leases_longer(redis: RedisServer, nursery: trio.Nursery) -> None:
+    backplane = RedisBackplane(redis.url, history=50, keep=300)
+    chat = await start(nursery, backplane=backplane)
+    ann = await chat.enter("Ann")
+    redis.run("ZADD", "chat:{lobby}:leases", "0", "ann")
+    await backplane.renew(chat.server.rooms.local_rooms())
+    assert float(redis.run("ZSCORE", "chat:{lobby}:leases", "ann")) > 0
+    await ann.ws.aclose()
+    await chat.server_is_left()
+
+
+async def test_who_leaves_while_redis_is_away_is_not_there_when_it_is_back(
+    redis: RedisServer,
+) -> None:
+    async with (
+        running_chat("--backplane", redis.url) as chat,
+        chat.visitor("Ann") as ann,
+        chat.visitor("Bob") as bob,
+    ):
+        redis.run("CONFIG", "SET", "requirepass", "secret")
+        redis.run("-a", "secret", "CLIENT", "KILL", "TYPE", "pubsub")
+        await ann.hear_until("status", online=False)
+        await bob.ws.aclose()
+        while "left room=lobby nick=Bob" not in await chat.program.read_line():
+            pass
+        redis.run("-a", "secret", "CONFIG", "SET", "requirepass", "")
+        await ann.hear_until("left", nick="Bob")
+
+
+@pytest.mark.parametrize("missed", [49, 50, 51])
+async def test_who_comes_back_to_any_server_is_told_truly_whether_something_was_missed(
+    redis: RedisServer, missed: int
+) -> None:
+    async with (
+        two_servers(redis, "--rate", "1000000") as servers,
+        servers[0].visitor("Ann") as ann,
+    ):
+        seen = await ann.say("all have seen this")
+        for _ in range(missed):
+            await ann.say("missed")
+        # The other server opens the room only now.
+        for server in servers:
+            async with server.visitor() as bob:
+                welcome = await bob.join("Bob", seen=seen)
+                assert len(texts_of(welcome)) == min(missed, 50)
+                assert welcome["complete"] is (missed <= 50)
+
+
+async def test_who_comes_back_to_a_room_that_redis_has_forgotten_is_told(
+    redis: RedisServer,
+) -> None:
+    async with two_servers(redis) as (one, other):
+        async with one.visitor("Ann") as ann:
+            seen = await ann.say("all have seen this")
+            await ann.say("missed")
+        redis.run("FLUSHALL")  # as when it was empty for too long
+        async with other.visitor() as bob:
+            welcome = await bob.join("Bob", seen=seen)
+            assert (texts_of(welcome), welcome["complete"]) == ([], False)
+            now = welcome["seen"]
+        async with other.visitor() as bob:
+            assert isinstance(now, int)
+            assert (await bob.join("Bob", seen=now))["complete"] is True
+
+
+async def test_a_redis_with_older_data_gets_what_was_said_since(redis: RedisServer) -> None:
+    async with (
+        two_servers(redis) as (one, other),
+        one.visitor("Ann") as ann,
+    ):
+        last = await ann.say("in the older data")
+        log = redis.run("LRANGE", "chat:{lobby}:log", "0", "-1")
+        await ann.say("said since")
+        redis.run("SET", "chat:{lobby}:last", str(last))
+        redis.run("DEL", "chat:{lobby}:log")
+        redis.run("RPUSH", "chat:{lobby}:log", log)
+        redis.run("CLIENT", "KILL", "TYPE", "pubsub")
+        await ann.hear_until("status", online=True)
+        async with other.visitor() as bob:
+            welcome = await bob.join("Bob", seen=last)
+            assert (texts_of(welcome), welcome["complete"]) == (["said since"], True)
+
+
+async def test_the_keys_of_the_last_2000_messages_are_remembered(redis: RedisServer) -> None:
+    async with running_chat("--backplane", redis.url) as chat, chat.visitor("Ann") as ann:
+        first = await ann.say("again", key="key-of-the-first")
+        second = await ann.say("again", key="key-of-the-second")
+        fill = (
+            "for n = 1, 1998 do redis.call('ZADD', KEYS[1], ARGV[1] + n, 'session key-' .. n) end"
+        )
+        redis.run("EVAL", fill, "1", "chat:{lobby}:said", str(second))
+        assert await ann.say("again", key="key-of-the-first") == first
+        await ann.say("one more", key="key-of-the-last")
+        assert redis.run("ZCARD", "chat:{lobby}:said") == "2000"
+        assert await ann.say("again", key="key-of-the-second") == second
+        assert await ann.say("again", key="key-of-the-first") > first
 
 
 async def test_a_server_that_starts_before_redis_waits_for_it(tmp_path: Path) -> None:
@@ -297,9 +437,3 @@ def names_of(welcome: dict[str, object]) -> list[str]:
     nicks = welcome["nicks"]
     assert isinstance(nicks, list)
     return nicks
-
-
-def texts_of(welcome: dict[str, object]) -> list[str]:
-    messages = welcome["messages"]
-    assert isinstance(messages, list)
-    return [message["text"] for message in messages]

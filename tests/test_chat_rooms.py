@@ -3,96 +3,56 @@
 from __future__ import annotations
 
 import json
-from contextlib import suppress
-from typing import Unpack
 
 import pytest
 import trio
 import trio.testing
-from chat_client import Visitor
+from chat_client import texts_of
+from chat_in_process import start
 
 import trio_ws
-from examples.chat.backplane import Backplane, Identity, RoomState, Unavailable
+from examples.chat.backplane import Identity, RoomState, Unavailable
 from examples.chat.limits import Limits
 from examples.chat.memory_backplane import MemoryBackplane
-from examples.chat.messages import MAX_FRAME
-from examples.chat.server import ChatServer
-from trio_ws.testing import websocket_pair
-
-
-class Chat:
-    """A chat server whose clients are connected through memory."""
-
-    def __init__(self, nursery: trio.Nursery, limits: Limits, backplane: Backplane) -> None:
-        self.server = ChatServer(backplane, limits)
-        self._nursery = nursery
-        self._served = 0
-        self._all_left = trio.Event()
-
-    async def server_is_left(self) -> None:
-        """Wait until everybody has left."""
-        await self._all_left.wait()
-
-    async def connect(self, **server: Unpack[trio_ws.StreamKeywords]) -> Visitor:
-        options: trio_ws.StreamKeywords = {"max_message_size": MAX_FRAME, **server}
-        ws, peer = await websocket_pair(self._nursery, server=options)
-        self._nursery.start_soon(self._handle, peer)
-        return Visitor(ws)
-
-    async def connect_slowly(self) -> Visitor:
-        """A client that reads nothing ahead, and for which next to nothing is kept."""
-        ws, peer = await websocket_pair(
-            self._nursery,
-            trio.testing.lockstep_stream_pair(),
-            client={"max_inbox_size": 1},
-            server={"max_outbox_size": 1},
-        )
-        self._nursery.start_soon(self._handle, peer)
-        return Visitor(ws)
-
-    async def _handle(self, ws: trio_ws.WebSocketStream) -> None:
-        """As serve_websocket calls it."""
-        self._served += 1
-        with suppress(trio_ws.ConnectionClosed):
-            await self.server.handle(ws)
-        await ws.aclose()
-        self._served -= 1
-        if not self._served:
-            self._all_left.set()
-
-    async def enter(self, nick: str, room: str = "lobby") -> Visitor:
-        visitor = await self.connect()
-        await visitor.join(nick, room)
-        return visitor
 
 
 class FarBackplane(MemoryBackplane):
-    """One that can not be reached at times, which takes 3 seconds to notice."""
+    """One that can not be reached at times, which takes 3 seconds to notice.
+
+    :ivar hung: the rooms that hang when they open or close.
+    """
 
     def __init__(self) -> None:
         super().__init__()
         self.reachable = True
+        self.hung: set[str] = set()
 
     async def open(self, room: str) -> RoomState:
-        if not self.reachable:
-            await trio.sleep(3)
-            raise Unavailable
+        await self._get_through(room)
         return await super().open(room)
 
-    async def release(self, room: str, who: Identity) -> None:
+    async def close(self, room: str) -> None:
+        if room in self.hung:
+            await trio.sleep(3)
+        await super().close(room)
+
+    async def claim(self, room: str, who: Identity) -> bool:
+        is_theirs = await super().claim(room, who)
         if not self.reachable:
             await trio.sleep(3)
             raise Unavailable
+        return is_theirs
+
+    async def release(self, room: str, who: Identity) -> None:
+        await self._get_through(room)
         await super().release(room, who)
 
-
-async def start(
-    nursery: trio.Nursery, limits: Limits | None = None, backplane: Backplane | None = None
-) -> Chat:
-    """A chat server that runs in *nursery*."""
-    chat = Chat(nursery, limits or Limits(), backplane or MemoryBackplane())
-    await nursery.start(chat.server.rooms.run)
-    return chat
+    async def _get_through(self, room: str) -> None:
+        if room in self.hung:
+            await trio.sleep(1000)
+        if not self.reachable:
+            await trio.sleep(3)
+            raise Unavailable
 
 
 async def test_a_newcomer_is_told_who_is_here_and_the_others_that_they_came(
@@ -145,19 +105,17 @@ async def test_who_comes_back_gets_what_was_missed_and_no_more(
     assert (len(texts_of(welcome)), welcome["complete"]) == (50, False)
 
 
-async def test_who_has_missed_all_that_there_is_and_no_more_is_not_told_otherwise(
-    nursery: trio.Nursery, autojump_clock: trio.abc.Clock
+@pytest.mark.parametrize("missed", [49, 50, 51])
+async def test_who_has_missed_more_than_there_is_and_no_other_is_told(
+    nursery: trio.Nursery, autojump_clock: trio.abc.Clock, missed: int
 ) -> None:
     chat = await start(nursery, Limits(burst=1000))
     ann = await chat.enter("Ann")
     seen = await ann.say("all have seen this")
-    for _ in range(50):
+    for _ in range(missed):
         await ann.say("missed")
     welcome = await (await chat.connect()).join("Bob", seen=seen)
-    assert (len(texts_of(welcome)), welcome["complete"]) == (50, True)
-    await ann.say("too much")
-    welcome = await (await chat.connect()).join("Eve", seen=seen)
-    assert (len(texts_of(welcome)), welcome["complete"]) == (50, False)
+    assert (len(texts_of(welcome)), welcome["complete"]) == (min(missed, 50), missed <= 50)
 
 
 async def test_who_was_in_an_empty_room_is_told_that_more_was_missed_than_there_is(
@@ -211,6 +169,19 @@ async def test_keys_are_forgotten_after_ten_minutes(
     await trio.sleep(2)
     await ann.say("something else")
     assert await ann.say("again", key="key-of-ann") > id_
+
+
+async def test_the_keys_of_the_last_2000_messages_are_remembered(
+    nursery: trio.Nursery, autojump_clock: trio.abc.Clock
+) -> None:
+    chat = await start(nursery, Limits(burst=10_000))
+    ann = await chat.enter("Ann")
+    first = await ann.say("again", key="key-of-the-first")
+    second = await ann.say("again", key="key-of-the-second")
+    for number in range(1_999):
+        await ann.say("something else", key=f"key-{number:08}")
+    assert await ann.say("again", key="key-of-the-second") == second
+    assert await ann.say("again", key="key-of-the-first") > first
 
 
 async def test_a_nickname_is_unique_in_its_room(
@@ -374,6 +345,117 @@ async def test_a_full_room_and_a_full_server_say_so(
     await other.join("Eve", "garden")
 
 
+async def test_a_full_server_closes_the_room_that_is_empty_for_longest(
+    nursery: trio.Nursery, autojump_clock: trio.abc.Clock
+) -> None:
+    chat = await start(nursery, Limits(rooms=3))
+    bob = await chat.enter("Bob", "used")
+    for room in ("second", "first", "second"):
+        ann = await chat.enter("Ann", room)
+        await ann.say(f"said in {room}")
+        await ann.ws.aclose()
+        await trio.sleep(1)
+    await chat.enter("Eve", "new")
+    assert len(chat.server.rooms) == 3
+    welcome = await (await chat.connect()).join("Ann", "second")
+    assert texts_of(welcome) == ["said in second", "said in second"]
+    visitor = await chat.connect()
+    await visitor.send("join", room="first", nick="Zoe", session="session-of-zoe")
+    error = await visitor.hear()
+    assert (error["code"], error["text"]) == ("server_full", "all 3 rooms are used: join one")
+    await bob.say("still here")
+
+
+async def test_who_fills_the_server_with_empty_rooms_keeps_nobody_out(
+    nursery: trio.Nursery, autojump_clock: trio.abc.Clock
+) -> None:
+    chat = await start(nursery, Limits(rooms=5))
+    for number in range(20):
+        mallory = await chat.enter("Mallory", f"room-{number}")
+        await mallory.ws.aclose()
+    await trio.testing.wait_all_tasks_blocked()
+    assert len(chat.server.rooms) == 5
+    await chat.enter("Ann")
+
+
+async def test_a_room_that_does_not_open_holds_up_no_other_and_says_so_in_5_seconds(
+    nursery: trio.Nursery, autojump_clock: trio.abc.Clock
+) -> None:
+    backplane = FarBackplane()
+    backplane.hung.add("garden")
+    chat = await start(nursery, backplane=backplane)
+    before = trio.current_time()
+    waiting = [await chat.connect() for _ in range(3)]
+    for visitor in waiting:
+        await visitor.send("join", room="garden", nick="Ann", session=visitor.session)
+    await chat.enter("Bob", "lobby")
+    assert trio.current_time() == before
+    for visitor in waiting:
+        error = await visitor.hear()
+        assert (error["code"], error["retry_after"]) == ("unavailable", 1)
+    assert trio.current_time() - before == pytest.approx(5)
+    assert len(chat.server.rooms) == 1
+    backplane.hung.clear()
+    await waiting[0].join("Ann", "garden")
+
+
+async def test_who_comes_while_a_room_closes_opens_it_again(
+    nursery: trio.Nursery, autojump_clock: trio.abc.Clock
+) -> None:
+    backplane = FarBackplane()
+    chat = await start(nursery, Limits(rooms=1), backplane)
+    ann = await chat.enter("Ann")
+    await ann.ws.aclose()
+    await trio.testing.wait_all_tasks_blocked()
+    backplane.hung.add("lobby")
+    other, ann = await chat.connect(), await chat.connect()
+    await other.send("join", room="garden", nick="Bob", session="session-of-bob")
+    await trio.testing.wait_all_tasks_blocked()
+    await ann.send("join", room="lobby", nick="Ann", session=ann.session)
+    await trio.testing.wait_all_tasks_blocked()
+    backplane.hung.clear()
+    await ann.hear_until("welcome")
+    assert (await other.hear())["code"] == "server_full"
+    await ann.say("still here")
+    assert len(chat.server.rooms) == 1
+
+
+async def test_rooms_that_are_closed_while_another_closes_are_closed_once(
+    nursery: trio.Nursery, autojump_clock: trio.abc.Clock
+) -> None:
+    backplane = FarBackplane()
+    chat = await start(nursery, Limits(rooms=2, keep=60), backplane)
+    for room in ("first", "second"):
+        ann = await chat.enter("Ann", room)
+        await ann.ws.aclose()
+        await trio.testing.wait_all_tasks_blocked()
+    backplane.hung.add("first")
+    await trio.sleep(61)  # the first closes, which takes 3 seconds
+    assert len(chat.server.rooms) == 2
+    ann = await chat.connect()
+    await ann.join("Ann", "third")
+    assert len(chat.server.rooms) == 2
+    await trio.sleep(100)
+    await ann.say("still here")
+    assert len(chat.server.rooms) == 1
+
+
+async def test_who_may_have_come_in_without_hearing_of_it_has_not(
+    nursery: trio.Nursery, autojump_clock: trio.abc.Clock
+) -> None:
+    backplane = FarBackplane()
+    chat = await start(nursery, backplane=backplane)
+    bob, ann = await chat.enter("Bob"), await chat.connect()
+    backplane.reachable = False
+    await ann.send("join", room="lobby", nick="Ann", session=ann.session)
+    await bob.hear_until("joined", nick="Ann")
+    await trio.sleep(2)
+    backplane.reachable = True
+    await bob.hear_until("left", nick="Ann")
+    assert (await ann.hear())["code"] == "unavailable"
+    await (await chat.connect()).join("Ann")
+
+
 async def test_a_room_is_gone_when_it_was_empty_for_a_while(
     nursery: trio.Nursery, autojump_clock: trio.abc.Clock
 ) -> None:
@@ -521,9 +603,3 @@ async def test_who_has_missed_more_than_there_is_comes_back_for_the_rest(
 def number_of(value: object) -> int:
     assert isinstance(value, int)
     return value
-
-
-def texts_of(welcome: dict[str, object]) -> list[str]:
-    messages = welcome["messages"]
-    assert isinstance(messages, list)
-    return [message["text"] for message in messages]

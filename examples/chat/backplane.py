@@ -19,6 +19,9 @@ from .messages import Event, Message
 REMEMBERED: Final = 600.0
 """Seconds for which the keys of messages are remembered, so that none is said twice."""
 
+MOST_REMEMBERED: Final = 2_000
+"""Keys that are remembered of a room: those of its last messages."""
+
 
 class Unavailable(Exception):
     """The backplane can not be reached: whether what was asked for has happened is not known."""
@@ -49,12 +52,14 @@ class RoomState:
     since: int = 0
 
 
-@dataclass(frozen=True, slots=True)
-class LocalRoom:
-    """What a process knows of a room that the backplane may have forgotten."""
+class LocalRoom(Protocol):
+    """A room as a process knows it; the backplane may have forgotten something of that."""
 
-    members: Sequence[Identity]
-    messages: Sequence[Message]
+    def identities(self) -> Sequence[Identity]:
+        """Who is in it now, connected to this process."""
+
+    def state(self) -> RoomState:
+        """What this process has heard of it."""
 
 
 class Listener(Protocol):
@@ -111,7 +116,7 @@ class Backplane(ABC):
 
     @abstractmethod
     async def release(self, room: str, who: Identity) -> None:
-        """Leave. Nothing happens if the nickname belongs to another member by now."""
+        """Leave, whatever nickname the member has by now, if it has one."""
 
     @abstractmethod
     async def post(self, room: str, who: Identity, key: str, text: str) -> int:

@@ -12,11 +12,12 @@ class History:
     """Messages in the order of their ids.
 
     :param size: how many; beyond that the oldest go.
+    :ivar gone: there may have been messages up to this id, which are not to be had.
     """
 
     def __init__(self, size: int, messages: Iterable[Message] = ()) -> None:
         self._messages: deque[Message] = deque(messages, maxlen=size)
-        self._gone = 0
+        self.gone = 0
 
     def __iter__(self) -> Iterator[Message]:
         return iter(self._messages)
@@ -32,11 +33,11 @@ class History:
     @property
     def seen(self) -> int:
         """The id that who has seen everything has seen."""
-        return max(self.last_id, self._gone)
+        return max(self.last_id, self.gone)
 
     def begin_after(self, id_: int) -> None:
-        """There may have been messages up to that id, which are not to be had."""
-        self._gone = max(self._gone, id_)
+        """The messages up to that id are not to be had."""
+        self.gone = max(self.gone, id_)
 
     def add(self, message: Message) -> bool:
         """Add *message*, unless it is here already.
@@ -58,4 +59,4 @@ class History:
         if seen is None:
             return list(self._messages), True
         messages = [message for message in self._messages if message.id > seen]
-        return messages, seen >= self._gone
+        return messages, seen >= self.gone

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import trio
 
-from .backplane import REMEMBERED, Backplane, Identity, Listener, RoomState
+from .backplane import MOST_REMEMBERED, REMEMBERED, Backplane, Identity, Listener, RoomState
 from .messages import Event, Joined, Left, Renamed, fold, make_message
 
 
@@ -80,10 +80,10 @@ class MemoryBackplane(Backplane):
     async def release(self, room: str, who: Identity) -> None:
         await trio.lowlevel.checkpoint()
         owners = self._rooms[room].owners
-        owner = owners.get(fold(who.nick))
-        if owner is not None and owner.member == who.member:
-            del owners[fold(who.nick)]
-            self._deliver(room, Left(who.nick))
+        for folded, owner in list(owners.items()):
+            if owner.member == who.member:
+                del owners[folded]
+                self._deliver(room, Left(owner.nick))
 
     async def post(self, room: str, who: Identity, key: str, text: str) -> int:
         await trio.lowlevel.checkpoint()
@@ -103,11 +103,15 @@ class MemoryBackplane(Backplane):
     def _remember(self, state: _Room, session_and_key: tuple[str, str]) -> None:
         now = trio.current_time()
         state.said[session_and_key] = _Said(state.last_id, now)
-        while next(iter(state.said.values())).time < now - REMEMBERED:
+        while len(state.said) > MOST_REMEMBERED or _oldest(state).time < now - REMEMBERED:
             state.said.popitem(last=False)
 
     def _deliver(self, room: str, event: Event) -> None:
         self._listener.deliver(room, event)
+
+
+def _oldest(room: _Room) -> _Said:
+    return next(iter(room.said.values()))
 
 
 def _now() -> int:

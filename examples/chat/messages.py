@@ -14,9 +14,12 @@ From a client; ``join`` comes first, and once:
                                                        the last welcome gave, or null.
 ``say``     ``key``, ``text``                          Say something. ``key`` is a random string
                                                        of the client's: the same key again is the
-                                                       same message again, and not said twice.
+                                                       same message again, and not said twice. Keys
+                                                       are remembered for ten minutes, as long as
+                                                       2,000 others do not follow in the room.
 ``typing``                                             Say that one is writing.
-``rename``  ``nick``                                   Take another nickname.
+``rename``  ``nick``                                   Take another nickname. It has at most 32
+                                                       characters, all of which can be seen.
 =========== ========================================== ==========================================
 
 From the server:
@@ -82,8 +85,8 @@ _blank_names = re.compile(
 """Names of characters that Unicode takes for letters, marks or symbols, and that nobody sees."""
 
 _stray_marks = re.compile(r"(^|Z)M|M{5}")
-"""In the categories of a nickname's characters: accents on nothing, or so many on one character that
-they cover the lines above."""
+"""In the categories of a nickname's characters: accents on nothing, or so many on one that they
+cover the lines above."""
 
 
 class Code(StrEnum):

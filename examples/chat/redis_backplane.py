@@ -8,7 +8,9 @@ one: who has a nickname, which id a message gets, whether it was said before. A 
 publishes what has happened, so all processes are told in the order of the decisions.
 
 A nickname is held by a lease that the process of its owner renews. If that process dies, the lease
-ends, and whichever process renews next finds that, and tells that somebody has left.
+ends, and whichever process renews next finds that, and tells that somebody has left. To renew is to
+make longer what is still held: it never brings back what was released meanwhile. If Redis has lost
+a nickname, its owner takes it back, unless it is somebody else's by then.
 
 A process that has no connection misses what is published. So after each connect it brings its
 rooms up to date: it gives back to Redis what Redis may have lost, and takes what it has missed
@@ -20,7 +22,7 @@ from __future__ import annotations
 import json
 import logging
 import random
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -35,7 +37,16 @@ from coredis.patterns.pubsub import PubSub
 from coredis.response.types import PubSubMessage
 from coredis.retry import NoRetryPolicy
 
-from .backplane import REMEMBERED, Backplane, Identity, Listener, LocalRoom, RoomState, Unavailable
+from .backplane import (
+    MOST_REMEMBERED,
+    REMEMBERED,
+    Backplane,
+    Identity,
+    Listener,
+    LocalRoom,
+    RoomState,
+    Unavailable,
+)
 from .logs import log
 from .messages import Event, Message, decode_event, encode_event, fold
 
@@ -55,6 +66,16 @@ _FIRST_PAUSE: Final = 0.1
 _LONGEST_PAUSE: Final = 1.0
 """Seconds between attempts to connect; the pause doubles from the first to the longest."""
 
+_FAILURES: Final = (
+    RedisError,
+    OSError,
+    trio.TooSlowError,
+    # What coredis has for a pool, or a connection, that ends at this moment.
+    RuntimeError,
+    anyio.ClosedResourceError,
+    anyio.BrokenResourceError,
+)
+
 _SCRIPTS: Final = {path.stem: path.read_text() for path in Path(__file__).parent.glob("lua/*.lua")}
 
 
@@ -73,8 +94,7 @@ class _Link:
         try:
             with trio.fail_after(_TIMEOUT):
                 return await self.scripts[name](keys=keys, args=arguments)
-        # RuntimeError is what coredis has for a pool that ends at this moment.
-        except (RedisError, OSError, trio.TooSlowError, RuntimeError) as error:
+        except _FAILURES as error:
             raise Unavailable from error
 
 
@@ -93,6 +113,7 @@ class RedisBackplane(Backplane):
         self._link: _Link | None = None
         self._announced = False
         self._tried = trio.Event()
+        self._unreleased: set[tuple[str, Identity]] = set()
 
     @property
     def online(self) -> bool:
@@ -183,29 +204,47 @@ class RedisBackplane(Backplane):
         rooms = self._listener.local_rooms()
         if rooms:
             await link.pubsub.subscribe(*[_Keys(room).channel for room in rooms])
-        for room, local in rooms.items():
-            await self._seed(link, room, local.messages)
-            await self._renew(link, room, local)
-            self._listener.load(room, await self._state_of(link, room))
+        for name, room in rooms.items():
+            await self._seed(link, name, room.state())
+            await self._renew(link, name, room)
+            self._listener.load(name, await self._state_of(link, name))
+        await self._release_late(link)
 
-    async def _seed(self, link: _Link, room: str, messages: Sequence[Message]) -> None:
-        if messages:
-            keys = _Keys(room)
-            wires = [message.wire for message in messages]
-            await link.call("seed", [keys.log, keys.last], self._keep, messages[-1].id, *wires)
+    async def _seed(self, link: _Link, room: str, state: RoomState) -> None:
+        keys = _Keys(room)
+        arguments: list[str | int] = [self._history + 1, self._keep, state.since]
+        for message in state.messages:
+            arguments += [message.id, message.wire]
+        await link.call("seed", [keys.log, keys.last, keys.since], *arguments)
 
     async def _renew_for_ever(self) -> None:
         while True:
             await trio.sleep(_RENEWAL)
             with suppress(Unavailable):
-                for room, local in self._listener.local_rooms().items():
-                    await self._renew(self._current(), room, local)
+                await self.renew(self._listener.local_rooms())
 
-    async def _renew(self, link: _Link, room: str, local: LocalRoom) -> None:
-        results = await self._claim(link, room, local.members, takeover=False)
-        for who, is_theirs in zip(local.members, results, strict=True):
-            if not is_theirs:
-                self._listener.evict(room, who.member)
+    async def renew(self, rooms: Mapping[str, LocalRoom]) -> None:
+        """What is to be done from time to time, lest the nicknames in *rooms* get lost."""
+        for name, room in rooms.items():
+            await self._renew(self._current(), name, room)
+        await self._release_late(self._current())
+
+    async def _renew(self, link: _Link, name: str, room: LocalRoom) -> None:
+        """Keep the nicknames in *room*, take back those that Redis has lost, tell who has left."""
+        keys = _Keys(name)
+        members = room.identities()
+        arguments: list[str | int] = [_LEASE_MS]
+        for who in members:
+            arguments += [fold(who.nick), who.member]
+        held = _flags(await link.call("renew", [keys.nicks, keys.leases], *arguments))
+        lost = [who for who, is_held in zip(members, held, strict=True) if not is_held]
+        taken_back = await self._claim(link, name, lost, takeover=False)
+        still_here = {who.member for who in room.identities()}
+        for who, is_theirs in zip(lost, taken_back, strict=True):
+            if who.member not in still_here:
+                self._unreleased.add((name, who))  # left before it was taken back, maybe
+            elif not is_theirs:
+                self._listener.evict(name, who.member)
 
     async def _claim(
         self, link: _Link, room: str, members: Sequence[Identity], *, takeover: bool
@@ -216,22 +255,22 @@ class RedisBackplane(Backplane):
             arguments += [fold(who.nick), who.session, who.member, who.nick]
         results = await link.call(
             "claim",
-            [keys.nicks, keys.leases, keys.channel, keys.log, keys.last, keys.said],
+            [keys.nicks, keys.leases, keys.channel, keys.log, keys.last, keys.said, keys.since],
             *arguments,
         )
-        assert isinstance(results, list)
-        return [result == 1 for result in results]
+        return _flags(results)
 
     async def _state_of(self, link: _Link, room: str) -> RoomState:
         keys = _Keys(room)
-        state = await link.call("state", [keys.log, keys.nicks])
+        state = await link.call("state", [keys.log, keys.nicks, keys.since], self._keep)
         assert isinstance(state, list)
-        wires, owners = state
+        wires, owners, since = state
         events = [decode_event(wire) for wire in wires]
         messages = [event for event in events if isinstance(event, Message)]
         nicks = [owner.split(" ", 2)[2] for owner in owners]
-        since = messages[0].id - 1 if len(messages) >= self._history else 0
-        return RoomState(messages, nicks, since)
+        # One more is kept than is shown: without it, the first was the first of all.
+        is_cut = len(messages) > self._history
+        return RoomState(messages, nicks, messages[0].id - 1 if is_cut else int(since))
 
     def _current(self) -> _Link:
         if self._link is None:
@@ -242,12 +281,12 @@ class RedisBackplane(Backplane):
         link = self._current()
         try:
             await link.pubsub.subscribe(_Keys(room).channel)
-        except (RedisError, OSError) as error:
+        except _FAILURES as error:
             raise Unavailable from error
         return await self._state_of(link, room)
 
     async def close(self, room: str) -> None:
-        with suppress(Unavailable, RedisError, OSError):
+        with suppress(Unavailable, *_FAILURES):
             await self._current().pubsub.unsubscribe(_Keys(room).channel)
 
     async def claim(self, room: str, who: Identity) -> bool:
@@ -264,10 +303,22 @@ class RedisBackplane(Backplane):
         return result == 1
 
     async def release(self, room: str, who: Identity) -> None:
+        try:
+            await self._release(self._current(), room, who)
+        except Unavailable:
+            self._unreleased.add((room, who))
+            raise
+
+    async def _release(self, link: _Link, room: str, who: Identity) -> None:
         keys = _Keys(room)
-        await self._current().call(
-            "release", [keys.nicks, keys.leases, keys.channel], fold(who.nick), who.member
-        )
+        await link.call("release", [keys.nicks, keys.leases, keys.channel], who.member)
+
+    async def _release_late(self, link: _Link) -> None:
+        """Release what could not be released in time."""
+        while self._unreleased:
+            room, who = next(iter(self._unreleased))
+            await self._release(link, room, who)
+            self._unreleased.discard((room, who))
 
     async def post(self, room: str, who: Identity, key: str, text: str) -> int:
         keys = _Keys(room)
@@ -276,7 +327,8 @@ class RedisBackplane(Backplane):
         id_ = await self._current().call(
             "post",
             [keys.log, keys.last, keys.said, keys.channel],
-            *(f"{who.session} {key}", rest, self._history, _REMEMBERED_MS, self._keep),
+            *(f"{who.session} {key}", rest, self._history + 1),
+            *(_REMEMBERED_MS, MOST_REMEMBERED, self._keep),
         )
         assert isinstance(id_, int)
         return id_
@@ -292,10 +344,16 @@ class _Keys:
         prefix = f"chat:{{{room}}}:"
         self.log = prefix + "log"
         self.last = prefix + "last"
+        self.since = prefix + "since"
         self.said = prefix + "said"
         self.nicks = prefix + "nicks"
         self.leases = prefix + "leases"
         self.channel = prefix + "events"
+
+
+def _flags(results: object) -> list[bool]:
+    assert isinstance(results, list)
+    return [result == 1 for result in results]
 
 
 def _text_of(error: BaseException) -> str:

@@ -11,6 +11,10 @@ it can come back and say what it saw last.
 
 Until a room is open, events are *held*: they wait for the state of the room, which may be newer.
 Messages that are in it already are then left out by their ids.
+
+A room is there as soon as somebody wants to come in, and as long as it is used or open. It opens
+and closes under a lock of its own, so that who waits for one room does not wait for another. Who
+comes while it closes is its user at once, and opens it again.
 """
 
 from __future__ import annotations
@@ -45,6 +49,9 @@ from .messages import (
     fold,
 )
 
+OPEN_TIMEOUT: Final = 5.0
+"""Seconds for a room to open."""
+
 LEAVE_TIMEOUT: Final = 5.0
 """Seconds to tell the backplane that somebody has left."""
 
@@ -77,20 +84,27 @@ class Room:
     """One room: its members, and the copy of what the backplane has.
 
     :param nursery: where members that lag are waited for.
+    :ivar users: how many are in it, or on their way into it.
+    :ivar turning: held by who opens or closes it.
     """
 
     def __init__(self, name: str, limits: Limits, nursery: trio.Nursery) -> None:
         self.name = name
         self.users = 0
         self.empty_since = trio.current_time()
+        self.turning = trio.Lock()
         self._limits = limits
         self._nursery = nursery
         self._members: dict[trio_ws.WebSocketStream, Member] = {}
         self._lagging: set[Member] = set()
-        self._history = History(limits.history)
+        self._online = True
+        self.unload()
+
+    def unload(self) -> None:
+        """Forget what the backplane has: the room is not open (any more)."""
+        self._history = History(self._limits.history)
         self._nicks: dict[str, str] = {}
         self._held: list[Event] | None = []
-        self._online = True
 
     @property
     def is_open(self) -> bool:
@@ -99,8 +113,11 @@ class Room:
     def members(self) -> list[Member]:
         return [*self._members.values(), *self._lagging]
 
-    def as_local(self) -> LocalRoom:
-        return LocalRoom([member.who for member in self.members()], list(self._history))
+    def identities(self) -> list[Identity]:
+        return [member.who for member in self.members()]
+
+    def state(self) -> RoomState:
+        return RoomState(list(self._history), list(self._nicks.values()), self._history.gone)
 
     def admit(self, member: Member, seen: int | None) -> None:
         """Welcome *member*, and let it hear all that happens from now on."""
@@ -130,10 +147,8 @@ class Room:
     def load(self, state: RoomState) -> None:
         """Take over *state*, then what was held."""
         held, self._held = self._held or [], None
-        has_gap = self._has_gap_to(state)
-        if has_gap:
+        if state.since > self._history.seen:
             self.send_to_all(encode("missed"))
-        if has_gap or not self._history:
             self._history.begin_after(state.since)
         for message in state.messages:
             self.deliver(message)
@@ -143,12 +158,6 @@ class Room:
             self.send_to_all(self._encode_nicks())
         for event in held:
             self.deliver(event)
-
-    def _has_gap_to(self, state: RoomState) -> bool:
-        """Whether there may be messages between the last one here and the first one there."""
-        last = self._history.last_id
-        is_full = len(state.messages) >= self._limits.history
-        return last > 0 and is_full and state.messages[0].id > last
 
     def deliver(self, event: Event) -> None:
         """This happened: remember it, and tell the members."""
@@ -246,7 +255,6 @@ class Rooms:
         self._backplane = backplane
         self._limits = limits
         self._rooms: dict[str, Room] = {}
-        self._opening = trio.Lock()
         self._leave_by = math.inf
         self._leaving: set[trio.CancelScope] = set()
         self._nursery: trio.Nursery | None = None
@@ -276,18 +284,24 @@ class Rooms:
         try:
             if room.users > self._limits.members:
                 raise Refused(Code.ROOM_FULL, f"{room.users - 1} are in this room: it is full")
-            if not await self._backplane.claim(name, member.who):
-                raise Refused(Code.NICK_TAKEN, f"there is a {member.who.nick} in this room")
-            try:
-                room.admit(member, seen)
-            except Exception:
-                with trio.move_on_after(LEAVE_TIMEOUT, shield=True):
-                    await self._release(name, member)
-                raise
+            await self._claim(room, member, seen)
         except BaseException:
             self._stop_using(room)
             raise
         return room
+
+    async def _claim(self, room: Room, member: Member, seen: int | None) -> None:
+        try:
+            is_theirs = await self._backplane.claim(room.name, member.who)
+            if is_theirs:
+                room.admit(member, seen)
+        except BaseException:
+            # It may have the nickname, even if nothing was heard of that.
+            with trio.move_on_after(LEAVE_TIMEOUT, shield=True):
+                await self._release(room.name, member)
+            raise
+        if not is_theirs:
+            raise Refused(Code.NICK_TAKEN, f"there is a {member.who.nick} in this room")
 
     async def leave(self, room: Room, member: Member) -> None:
         """The end of :meth:`enter`."""
@@ -334,7 +348,7 @@ class Rooms:
             room.set_online(online)
 
     def load(self, room: str, state: RoomState) -> None:
-        if room in self._rooms:
+        if room in self.local_rooms():
             self._rooms[room].load(state)
 
     def evict(self, room: str, member: str) -> None:
@@ -344,41 +358,66 @@ class Rooms:
                     each.drop(OUSTED)
 
     def local_rooms(self) -> Mapping[str, LocalRoom]:
-        return {name: room.as_local() for name, room in self._rooms.items() if room.is_open}
+        return {name: room for name, room in self._rooms.items() if room.is_open}
 
     async def _use(self, name: str) -> Room:
-        room = self._rooms.get(name)
-        if room is None or not room.is_open:
-            async with self._opening:
-                room = self._rooms.get(name) or await self._open(name)
-        room.users += 1
+        try:
+            with trio.fail_after(OPEN_TIMEOUT):
+                room = await self._find(name)
+                room.users += 1
+                try:
+                    await self._open(room)
+                except BaseException:
+                    self._stop_using(room)
+                    raise
+        except trio.TooSlowError:
+            raise Unavailable from None
         return room
 
     def _stop_using(self, room: Room) -> None:
         room.users -= 1
         room.empty_since = trio.current_time()
+        if not room.users and not room.is_open:
+            del self._rooms[room.name]
 
-    async def _open(self, name: str) -> Room:
-        if len(self._rooms) >= self._limits.rooms:
-            raise Refused(Code.SERVER_FULL, f"{len(self._rooms)} rooms are open: join one of them")
-        assert self._nursery is not None
-        room = self._rooms[name] = Room(name, self._limits, self._nursery)
-        try:
-            room.load(await self._backplane.open(name))
-        except BaseException:
-            del self._rooms[name]
-            raise
-        log(logging.INFO, "room opened", room=name)
-        return room
+    async def _find(self, name: str) -> Room:
+        """The room, which may have to be made, and then not be open."""
+        while name not in self._rooms:
+            if len(self._rooms) < self._limits.rooms:
+                assert self._nursery is not None
+                self._rooms[name] = Room(name, self._limits, self._nursery)
+            else:
+                await self._make_space()
+        return self._rooms[name]
+
+    async def _make_space(self) -> None:
+        """Close the room that has been empty for longest."""
+        empty = [room for room in self._rooms.values() if not room.users]
+        if not empty:
+            raise Refused(Code.SERVER_FULL, f"all {self._limits.rooms} rooms are used: join one")
+        await self._close(min(empty, key=lambda room: room.empty_since))
 
     async def _close_empty(self) -> None:
-        for name, room in list(self._rooms.items()):
-            async with self._opening:
-                # While the lock was waited for, it may have failed to open, and be open anew.
-                if self._rooms.get(name) is not room or room.users:
-                    continue
-                if trio.current_time() < room.empty_since + self._limits.keep:
-                    continue
-                del self._rooms[name]
-                await self._backplane.close(name)
-                log(logging.INFO, "room closed", room=name)
+        for room in list(self._rooms.values()):
+            is_over = trio.current_time() >= room.empty_since + self._limits.keep
+            # While others were closed, it may have been closed too.
+            if is_over and not room.users and room.is_open:
+                await self._close(room)
+
+    async def _open(self, room: Room) -> None:
+        async with room.turning:
+            if not room.is_open:
+                room.unload()  # what was held in vain
+                room.load(await self._backplane.open(room.name))
+                log(logging.INFO, "room opened", room=room.name)
+
+    async def _close(self, room: Room) -> None:
+        """Close a room that nobody uses."""
+        room.users += 1
+        try:
+            async with room.turning:
+                room.unload()
+                await self._backplane.close(room.name)
+                log(logging.INFO, "room closed", room=room.name)
+        finally:
+            self._stop_using(room)
