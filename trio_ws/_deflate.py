@@ -490,6 +490,7 @@ class Inflater:
 
         :param data: the piece, which may be empty. It is held until it is used up.
         :param final: whether it is the last one.
+        :raises InflateError: if nothing follows, and the message is cut off.
         :raises RuntimeError: if the piece before it is not used up.
         """
         if not self.needs_input:
@@ -497,7 +498,7 @@ class Inflater:
         self._final = final
         if data:
             self._unended = True
-        self._input = b"".join((data, _TAIL)) if final and self._unended else bytes(data)
+        self._input = bytes(data)
         self._position = 0
         self.needs_input = False
         if not self._input:
@@ -520,10 +521,7 @@ class Inflater:
             self._stream = self._library.decompressobj(-self.window_bits)
         stream = self._stream
         step = self._input[self._position : self._position + _INPUT_STEP]
-        try:
-            output = stream.decompress(step, max_bytes)
-        except self._library.error as error:
-            raise InflateError(_broken_rule(error)) from None
+        output = self._decompress(stream, step, max_bytes)
         if stream.eof:
             self._position += len(step) - len(stream.unused_data)
             self._end_stream()
@@ -537,8 +535,7 @@ class Inflater:
     def _end_stream(self) -> None:
         """A block with BFINAL has ended: what follows, if anything, is a stream of its own."""
         self._stream = None
-        rest = len(self._input) - self._position
-        if rest <= (len(_TAIL) if self._final else 0):
+        if self._position == len(self._input):
             # Nothing follows: the tail belongs to an empty block that was not begun.
             self._unended = False
             self._end_input()
@@ -548,11 +545,29 @@ class Inflater:
         self._position = 0
         self.needs_input = True
         if self._final:
+            if self._unended and self._stream is not None:
+                self._end_block(self._stream)
             self._unended = False
             if not self.context_takeover:
                 self._stream = None
 
+    def _end_block(self, stream: _Decompressor) -> None:
+        """The end of a message: the tail of its empty block, which was left out of it.
 
-def _broken_rule(error: Exception) -> str:
-    why = str(error).rpartition(": ")[2]
+        The tail is given alone, because nothing can come of it: if something does, it was taken for
+        the data of a block that lacks its end.
+        """
+        if self._decompress(stream, _TAIL, 1):
+            raise InflateError(_broken_rule("it is cut off"))
+        if stream.eof:
+            self._stream = None
+
+    def _decompress(self, stream: _Decompressor, data: bytes, max_bytes: int) -> bytes:
+        try:
+            return stream.decompress(data, max_bytes)
+        except self._library.error as error:
+            raise InflateError(_broken_rule(str(error).rpartition(": ")[2])) from None
+
+
+def _broken_rule(why: str) -> str:
     return f"a compressed message must be deflate data (RFC 7692 section 7.2.2): {why}"
