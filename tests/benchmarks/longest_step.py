@@ -1,20 +1,24 @@
 """How long one message of 100 MiB holds the event loop: the longest step of any task.
 
 ``python tests/benchmarks/longest_step.py`` sends it to a stream in the same process, over a Unix
-socket pair: as JSON, which is compressed to a tenth, with compression off and on; received whole
-and in parts. A step is what a task does between two awaits that yield; its CPU time counts, and of
-several rounds the quickest, so that other processes do not.
+socket pair: JSON, which is compressed to a tenth, with compression off and on; received whole and
+in parts. As text it is sent once as ``bytes``, once as ``str``, and once with a euro sign at its
+end, the only character that is not ASCII. A step is what a task does between two awaits that yield;
+its CPU time counts, and of several rounds the quickest, so that other processes do not. Each kind
+of message has a process of its own, as what the allocator does depends on what it did before.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import multiprocessing
 import random
 import socket
 import time
 from collections import defaultdict
 from collections.abc import Iterator
+from typing import NamedTuple
 
 import trio
 import trio.lowlevel
@@ -77,20 +81,60 @@ async def receive_in_parts(ws: trio_ws.WebSocketStream) -> None:
         _, fin = await ws.receive_some()
 
 
-async def measure(data: bytes, compression: trio_ws.PermessageDeflate | None, whole: bool) -> Steps:
+class Case(NamedTuple):
+    """One way to send and to receive a message."""
+
+    compressed: bool
+    content: str
+    whole: bool
+
+
+CASES = [
+    Case(False, "bytes", True),
+    Case(False, "bytes", False),
+    Case(True, "bytes", True),
+    Case(True, "bytes", False),
+    Case(False, "text, as bytes", True),
+    Case(False, "text, as str", True),
+    Case(False, "text, then a euro", True),
+    Case(True, "text, as bytes", True),
+]
+
+
+async def measure(case: Case, data: bytes, level: int) -> Steps:
+    """The steps of one message. In the end the receiver has nothing of it any more."""
+    message = data.decode() if case.content == "text, as str" else data
     async with trio.open_nursery() as nursery:
         client, server = await trio_ws.testing.websocket_pair(
-            nursery, socket_pair(), compression=compression, max_message_size=None
+            nursery,
+            socket_pair(),
+            compression=trio_ws.PermessageDeflate(level=level) if case.compressed else None,
+            max_message_size=None,
         )
         steps = Steps()
         trio.lowlevel.add_instrument(steps)
         async with trio.open_nursery() as both:
-            receive = receive_whole if whole else receive_in_parts
+            receive = receive_whole if case.whole else receive_in_parts
             both.start_soon(receive, server, name="receiving")
-            await client.send(data)
+            await client.send(message, text=case.content != "bytes")
         trio.lowlevel.remove_instrument(steps)
         nursery.cancel_scope.cancel()
     return steps
+
+
+def row(case: Case, mib: int, rounds: int, level: int) -> str:
+    """What was measured of one case, as a line of the table."""
+    data = message(mib * MIB)
+    if case.content == "text, then a euro":
+        data = data[:-3] + "€".encode()
+    measured = [trio.run(measure, case, data, level) for _ in range(rounds)]
+    line = f"{'on' if case.compressed else 'off':<13}{case.content:<19}"
+    line += f"{'whole' if case.whole else 'in parts':<10}"
+    for side in ("send", "receive"):
+        longest = min(steps.longest[side] for steps in measured)
+        total = min(steps.total[side] for steps in measured)
+        line += f"{longest * 1000:8.2f}{total * 1000:7.0f}"
+    return line
 
 
 def main() -> None:
@@ -99,19 +143,13 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3, help="of which the quickest (default: 3)")
     parser.add_argument("--level", type=int, default=6, help="of compression (default: 6)")
     arguments = parser.parse_args()
-    data = message(arguments.mib * MIB)
-    print(f"one message of {arguments.mib} MiB; CPU time in ms")
-    print(f"{'compression':<12}{'received':<10}{'side':<9}{'longest step':>12}{'all steps':>11}")
-    for compression in (None, trio_ws.PermessageDeflate(level=arguments.level)):
-        for whole in (True, False):
-            rounds = [trio.run(measure, data, compression, whole) for _ in range(arguments.rounds)]
-            for side in ("send", "receive"):
-                longest = min(steps.longest[side] for steps in rounds)
-                total = min(steps.total[side] for steps in rounds)
-                print(
-                    f"{'on' if compression else 'off':<12}{'whole' if whole else 'in parts':<10}"
-                    f"{side:<9}{longest * 1000:12.2f}{total * 1000:11.0f}"
-                )
+    print(f"one message of {arguments.mib} MiB; CPU time in ms: of the longest step, of all steps")
+    print(f"{'compression':<13}{'message':<19}{'received':<10}{'sends':>8}{'':>7}{'receives':>10}")
+    processes = multiprocessing.get_context("spawn")
+    for case in CASES:
+        with processes.Pool(1) as pool:
+            work = (case, arguments.mib, arguments.rounds, arguments.level)
+            print(pool.apply(row, work), flush=True)
 
 
 if __name__ == "__main__":
