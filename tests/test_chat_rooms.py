@@ -43,6 +43,13 @@ class FarBackplane(MemoryBackplane):
             raise Unavailable
         return is_theirs
 
+    async def rename(self, room: str, who: Identity, nick: str) -> bool:
+        is_theirs = await super().rename(room, who, nick)
+        if not self.reachable:
+            await trio.sleep(3)
+            raise Unavailable
+        return is_theirs
+
     async def release(self, room: str, who: Identity) -> None:
         await self._get_through(room)
         await super().release(room, who)
@@ -454,6 +461,22 @@ async def test_who_may_have_come_in_without_hearing_of_it_has_not(
     await bob.hear_until("left", nick="Ann")
     assert (await ann.hear())["code"] == "unavailable"
     await (await chat.connect()).join("Ann")
+
+
+async def test_who_may_have_a_new_name_without_hearing_of_it_has_it(
+    nursery: trio.Nursery, autojump_clock: trio.abc.Clock
+) -> None:
+    backplane = FarBackplane()
+    chat = await start(nursery, backplane=backplane)
+    ann, bob = await chat.enter("Ann"), await chat.enter("Bob")
+    backplane.reachable = False
+    await bob.send("rename", nick="Robert")
+    assert (await bob.hear_until("error"))["code"] == "unavailable"
+    backplane.reachable = True
+    await bob.say("hello")
+    assert (await ann.hear_until("message"))["nick"] == "Robert"
+    await bob.ws.aclose()
+    await ann.hear_until("left", nick="Robert")
 
 
 async def test_a_room_is_gone_when_it_was_empty_for_a_while(

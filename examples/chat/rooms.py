@@ -175,7 +175,14 @@ class Room:
             case Renamed(old, new):
                 self._nicks.pop(fold(old), None)
                 self._nicks[fold(new)] = new
+                self._rename_member(old, new)
         self._broadcast(encode_event(event), seen)
+
+    def _rename_member(self, old: str, new: str) -> None:
+        """Who is called *old*, and has asked for *new*, may not have got the answer to that."""
+        for member in self.members():
+            if member.who.nick == old:
+                member.who = replace(member.who, nick=new)
 
     def set_online(self, online: bool) -> None:
         """The servers have lost each other, or have each other again."""
