@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 import signal
 import ssl
 from pathlib import Path
@@ -242,13 +241,3 @@ async def test_a_certificate_that_is_none_is_said_in_a_line() -> None:
     assert ended.code == 1
     assert ended.output.startswith("can not use the certificate nowhere.pem")
     assert ended.output.count("\n") == 1
-
-
-async def test_the_load_script_counts_what_all_have_heard() -> None:
-    load = ("--clients", "6", "--rooms", "2", "--rate", "24", "--seconds", "0.5")
-    async with running_chat() as chat:
-        ended = await run("-m", "examples.chat.load", chat.url, *load)
-    assert ended.code == 0
-    assert "6 clients are in 2 rooms" in ended.output
-    assert re.search(r"^12 messages in .*, 0 refused, 36 deliveries,", ended.output, re.MULTILINE)
-    assert "server: 1 processes" in ended.output

@@ -4,192 +4,292 @@ Each client is in a room and listens. When all have joined they talk, in turns, 
 total. What is measured is the time from saying something to hearing it, for every member of the
 room. If the server runs on this machine, the processor time and the memory that it took are
 measured too: they say more than the times, where others run on the same processors.
+
+Ctrl-C ends it, and what was measured until then is printed.
 """
 
 from __future__ import annotations
 
-import argparse
 import gc
+import http.client
 import json
+import math
 import os
 import re
 import resource
 import secrets
-import statistics
+import signal
+import sys
 import time
 import urllib.request
-from dataclasses import dataclass, field
+from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Final
 
 import trio
 
 import trio_ws
 
+from .load_options import LoadOptions, parse_options
+
 _said = re.compile(r'"text":"(\d+)"')
 
-_CONNECTING = 50
+_CONNECTING: Final = 50
 """Clients that connect at the same time."""
 
-_CALM = 1.0
+_CALM: Final = 1.0
 """Seconds until nobody is told any more who has joined, and after the last message."""
 
-_ASKED = 40
+_ASKED: Final = 40
 """Times that the server is asked for its process, to find all that share its port."""
+
+_PATIENCE: Final = 10.0
+"""Seconds for each answer to that."""
+
+_OTHER_FILES: Final = 32
+"""Files that are open beside the connections."""
+
+_REMEDIES: Final = {
+    "room_full": " (use more --rooms, or start the server with more --members)",
+    "server_full": " (start the server with more --clients and --rooms)",
+}
+"""What to do about refusals, by their code."""
+
+
+class LoadError(Exception):
+    """Nothing can be measured, or nothing more; the text says why."""
 
 
 @dataclass(frozen=True, slots=True)
 class Usage:
-    """What the processes of the server have used: seconds of a processor, bytes of memory."""
+    """What was used so far.
 
+    :ivar own: seconds of a processor, by this process.
+    :ivar processor: those by the processes of the server; NaN if they are of another machine, or
+        have ended, or this is no Linux.
+    :ivar memory: of theirs, in bytes.
+    """
+
+    own: float
     processor: float
     memory: int
 
+    @classmethod
+    def of(cls, pids: set[int]) -> Usage:
+        processor, memory = 0.0, 0
+        try:
+            for pid in pids:
+                stat = (Path("/proc") / str(pid) / "stat").read_text()
+                fields = stat.rpartition(")")[2].split()
+                processor += (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+                memory += int(fields[21]) * os.sysconf("SC_PAGE_SIZE")
+        except OSError:
+            processor = math.nan
+        return cls(time.process_time(), processor, memory)
 
-@dataclass
-class Heard:
-    """What all clients have heard: the seconds from saying to hearing; and what was refused."""
 
-    latencies: list[float] = field(default_factory=list)
-    refused: int = 0
+class Load:
+    """The clients, and what they hear."""
 
+    def __init__(self, options: LoadOptions) -> None:
+        self._options = options
+        self._run = secrets.token_hex(4)
+        self._clients: list[trio_ws.WebSocketStream] = []
+        self._latencies: list[float] = []
+        self._said = self._refused = self._lost = 0
+        self._took = 0.0
+        self._pids: set[int] = set()
+        self._idle = self._before = self._after = Usage.of(set())
 
-async def main(options: argparse.Namespace) -> None:
-    """Do it, and print the result."""
-    pids = await trio.to_thread.run_sync(find_pids, options.url)
-    idle = usage_of(pids)
-    heard = Heard()
-    async with trio.open_nursery() as nursery:
-        clients = await connect(nursery, options, heard)
-        print(f"{len(clients)} clients are in {options.rooms} rooms")
-        await trio.sleep(_CALM)
-        gc.freeze()  # what there is now stays: no need to look through it again and again
-        before = usage_of(pids)
-        own = time.process_time()
+    async def run(self) -> None:
+        """Do it.
+
+        :raises LoadError: there is no such server, it does not let everybody in, or it has gone.
+        """
+        self._pids = await trio.to_thread.run_sync(
+            find_pids, self._options.url, abandon_on_cancel=True
+        )
+        self._idle = Usage.of(self._pids)
+        async with trio.open_nursery() as nursery:
+            await self._connect(nursery)
+            print(f"{len(self._clients)} clients are in {self._options.rooms} rooms", flush=True)
+            await trio.sleep(_CALM)
+            gc.freeze()  # what there is now stays: no need to look through it again and again
+            self._before = Usage.of(self._pids)
+            try:
+                await self._talk()
+                await trio.sleep(_CALM)
+            finally:
+                self._after = Usage.of(self._pids)
+                nursery.cancel_scope.cancel()
+
+    async def _connect(self, nursery: trio.Nursery) -> None:
+        """Connect all clients; each listens in *nursery* from then on."""
+        limit = trio.CapacityLimiter(_CONNECTING)
+
+        async def connect_one(number: int) -> None:
+            async with limit:
+                ws = await self._join(nursery, number)
+            self._clients.append(ws)
+            nursery.start_soon(self._listen, ws)
+
+        async with trio.open_nursery() as connecting:
+            for number in range(1, self._options.clients + 1):
+                connecting.start_soon(connect_one, number)
+
+    async def _join(self, nursery: trio.Nursery, number: int) -> trio_ws.WebSocketStream:
+        url = self._options.url.replace("http", "ws", 1) + "/chat"
+        room, nick = f"load-{number % self._options.rooms}", f"{self._run} {number}"
+        try:
+            ws = await trio_ws.connect_websocket(nursery, url)
+            await say(ws, type="join", room=room, nick=nick, session=secrets.token_hex(8))
+            while (answer := json.loads(await ws.receive()))["type"] != "welcome":
+                if answer["type"] == "error":
+                    remedy = _REMEDIES.get(answer["code"], "")
+                    raise LoadError(f"client {number} was refused: {answer['text']}{remedy}")
+        except trio_ws.HandshakeTimeout:
+            hint = "it may have no files left for connections: then its log says so, see ulimit -n"
+            raise LoadError(f"client {number}: the server does not answer ({hint})") from None
+        except (OSError, trio_ws.HandshakeError, trio_ws.ConnectionClosed) as error:
+            raise LoadError(f"client {number}: {error.__cause__ or error}") from None
+        return ws
+
+    async def _listen(self, ws: trio_ws.WebSocketStream) -> None:
+        with suppress(trio_ws.ConnectionClosedError):
+            async for wire in ws:
+                assert isinstance(wire, str)
+                if wire.startswith('{"type":"message"') and (found := _said.search(wire)):
+                    self._latencies.append((time.perf_counter_ns() - int(found[1])) / 1e9)
+                elif wire.startswith('{"type":"error"'):
+                    self._refused += 1
+        self._lost += 1
+        self._clients.remove(ws)
+
+    async def _talk(self) -> None:
+        """Let one after another say something."""
         began = trio.current_time()
-        said = await talk(clients, options.rate, options.seconds)
-        took = trio.current_time() - began
-        own = time.process_time() - own
-        await trio.sleep(_CALM)
-        after = usage_of(pids)
-        nursery.cancel_scope.cancel()
-    report(heard, said, took)
-    print(f"clients: {100 * own / took:.0f} % of a processor")
-    if idle is not None and before is not None and after is not None:
-        processor = after.processor - before.processor
+        try:
+            for number in range(self._options.messages):
+                await trio.sleep_until(began + number / self._options.rate)
+                if not self._clients:
+                    raise LoadError("all clients have lost the connection")
+                ws = self._clients[number % len(self._clients)]
+                text = str(time.perf_counter_ns())
+                with suppress(trio_ws.ConnectionClosed):  # who listens counts it
+                    await say(ws, type="say", key=f"{self._run}-{number}", text=text)
+                    self._said += 1
+            await trio.sleep_until(began + self._options.messages / self._options.rate)
+        finally:
+            self._took = trio.current_time() - began
+
+    def report(self) -> None:
+        """Print what was measured, if anything was."""
+        if not self._took:
+            if self._clients:
+                print(f"{len(self._clients)} of {self._options.clients} clients had come in")
+            return
         print(
-            f"server: {len(pids)} processes, {100 * processor / took:.0f} % of a processor, "
-            f"{1e6 * processor / len(heard.latencies):.1f} us per delivery, "
-            f"{after.memory / 2**20:.0f} MiB of memory, "
-            f"{(after.memory - idle.memory) / options.clients / 1024:.1f} KiB per client"
+            f"{self._said} messages in {self._took:.1f} s, {self._refused} refused, "
+            f"{len(self._latencies)} deliveries, {len(self._latencies) / self._took:.0f} a second"
+        )
+        if self._lost:
+            print(f"{self._lost} clients have lost the connection")
+        if self._latencies:
+            self._report_latencies()
+        print(f"clients: {self._share(self._after.own - self._before.own)} of a processor")
+        if not math.isnan(self._after.processor):
+            self._report_server()
+
+    def _report_latencies(self) -> None:
+        latencies = sorted(self._latencies)
+        half, most, nearly_all = (
+            1000 * latencies[len(latencies) * percent // 100] for percent in (50, 95, 99)
+        )
+        print(
+            f"milliseconds to hear it: {half:.1f} for half, {most:.1f} for 95 %, "
+            f"{nearly_all:.1f} for 99 %, {1000 * latencies[-1]:.1f} for all"
         )
 
+    def _report_server(self) -> None:
+        processor = self._after.processor - self._before.processor
+        grown = self._after.memory - self._idle.memory
+        print(
+            f"server: {len(self._pids)} processes, {self._share(processor)} of a processor, "
+            f"{1e6 * processor / max(1, len(self._latencies)):.1f} us per delivery, "
+            f"{self._after.memory / 2**20:.0f} MiB of memory, "
+            f"{grown / self._options.clients / 1024:.1f} KiB per client"
+        )
 
-async def connect(
-    nursery: trio.Nursery, options: argparse.Namespace, heard: Heard
-) -> list[trio_ws.WebSocketStream]:
-    """Connect all clients; each listens in *nursery* from then on."""
-    clients: list[trio_ws.WebSocketStream] = []
-    limit = trio.CapacityLimiter(_CONNECTING)
-    url = options.url.rstrip("/").replace("http", "ws", 1) + "/chat"
-
-    async def join(number: int) -> None:
-        async with limit:
-            ws = await trio_ws.connect_websocket(nursery, url)
-            session = secrets.token_hex(8)
-            room = f"load-{number % options.rooms}"
-            await say(ws, type="join", room=room, nick=f"Client {number}", session=session)
-            answer = json.loads(await ws.receive())
-            while answer["type"] != "welcome":
-                if answer["type"] == "error":
-                    raise SystemExit(f"client {number} was refused: {answer['text']}")
-                answer = json.loads(await ws.receive())
-            nursery.start_soon(listen, ws, heard)
-            clients.append(ws)
-
-    async with trio.open_nursery() as joining:
-        for number in range(options.clients):
-            joining.start_soon(join, number)
-    return clients
-
-
-async def listen(ws: trio_ws.WebSocketStream, heard: Heard) -> None:
-    async for wire in ws:
-        assert isinstance(wire, str)
-        if wire.startswith('{"type":"message"'):
-            found = _said.search(wire)
-            assert found is not None
-            heard.latencies.append((time.perf_counter_ns() - int(found[1])) / 1e9)
-        elif wire.startswith('{"type":"error"'):
-            heard.refused += 1
-
-
-async def talk(clients: list[trio_ws.WebSocketStream], rate: float, seconds: float) -> int:
-    """Let one after another say something; how often that was."""
-    count = round(rate * seconds)
-    run = secrets.token_hex(8)
-    began = trio.current_time()
-    for number in range(count):
-        await trio.sleep_until(began + number / rate)
-        ws = clients[number % len(clients)]
-        text = str(time.perf_counter_ns())
-        await say(ws, type="say", key=f"{run}-{number}", text=text)
-    return count
+    def _share(self, processor: float) -> str:
+        return f"{100 * processor / self._took:.0f} %"
 
 
 async def say(ws: trio_ws.WebSocketStream, **fields: object) -> None:
     await ws.send(json.dumps(fields))
 
 
-def report(heard: Heard, said: int, took: float) -> None:
-    latencies = sorted(heard.latencies)
-    p50, p95, p99 = (
-        1000 * statistics.quantiles(latencies, n=100)[percent - 1] for percent in (50, 95, 99)
-    )
-    print(
-        f"{said} messages in {took:.1f} s, {heard.refused} refused, "
-        f"{len(latencies)} deliveries, {len(latencies) / took:.0f} a second\n"
-        f"milliseconds to hear it: {p50:.1f} for half, {p95:.1f} for 95 %, {p99:.1f} for 99 %, "
-        f"{1000 * latencies[-1]:.1f} for all"
-    )
-
-
 def find_pids(url: str) -> set[int]:
-    """The processes of the server: whichever answer."""
+    """The processes of the server: whichever answer.
+
+    :raises LoadError: none does.
+    """
+    direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))  # as the clients connect
     pids: set[int] = set()
-    for _ in range(_ASKED):
-        with urllib.request.urlopen(url.rstrip("/") + "/healthz") as answer:
-            pids.add(json.load(answer)["pid"])
+    try:
+        for _ in range(_ASKED):
+            with direct.open(url + "/healthz", timeout=_PATIENCE) as answer:
+                pids.add(json.load(answer)["pid"])
+    except (OSError, http.client.HTTPException, ValueError, LookupError, TypeError) as error:
+        reason = getattr(error, "reason", error)
+        raise LoadError(f"there is no chat server at {url}: {reason}") from None
     return pids
 
 
-def usage_of(pids: set[int]) -> Usage | None:
-    """What processes of this machine have used; None if they are of another, or it is no Linux."""
-    processor, memory = 0.0, 0
-    try:
-        for pid in pids:
-            process = Path("/proc") / str(pid)
-            fields = (process / "stat").read_text().rpartition(")")[2].split()
-            processor += (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
-            memory += int(fields[21]) * os.sysconf("SC_PAGE_SIZE")
-    except OSError:
-        return None
-    return Usage(processor, memory)
+def allow_files(clients: int) -> None:
+    """Let this process open as many files as the system lets it.
+
+    :raises LoadError: they are too few.
+    """
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+    needed = clients + _OTHER_FILES
+    if most != resource.RLIM_INFINITY and most < needed:
+        raise LoadError(
+            f"{clients} clients need {needed} open files, and {most} are allowed here: "
+            f"'ulimit -n {needed}' as root allows more to what is started after it"
+        )
 
 
-def parse_arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        prog="python -m examples.chat.load", description="Many clients of a chat server at once."
-    )
-    add = parser.add_argument
-    add("url", nargs="?", default="http://127.0.0.1:8000/", help="the page (%(default)s)")
-    add("--clients", type=int, default=100, help="how many (%(default)s)")
-    add("--rooms", type=int, default=2, help="that they are in (%(default)s)")
-    add("--rate", type=float, default=10.0, help="messages a second, of all (%(default)s)")
-    add("--seconds", type=float, default=10.0, help="for which they talk (%(default)s)")
-    return parser.parse_args()
+async def main(options: LoadOptions) -> str | int:
+    """Do it, print the result, and say how the program should exit."""
+    load = Load(options)
+    code: str | int = 0
+
+    async def interrupt() -> None:
+        nonlocal code
+        await anext(signals)
+        code = 130  # what a shell gives who ends by Ctrl-C
+        nursery.cancel_scope.cancel()
+
+    with trio.open_signal_receiver(signal.SIGINT) as signals:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(interrupt)
+            try:
+                allow_files(options.clients)
+                await load.run()
+            except* LoadError as errors:
+                code = str(first_of(errors))
+            nursery.cancel_scope.cancel()
+    load.report()
+    return code
+
+
+def first_of(errors: BaseException) -> BaseException:
+    while isinstance(errors, BaseExceptionGroup):
+        errors = errors.exceptions[0]
+    return errors
 
 
 if __name__ == "__main__":
-    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
-    trio.run(main, parse_arguments())
+    sys.exit(trio.run(main, parse_options()))
