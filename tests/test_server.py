@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import errno
+import gc
 import logging
 import math
 import re
 import signal
 import socket
 import ssl
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+import weakref
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from contextlib import closing, suppress
 from functools import partial, wraps
 from pathlib import Path
@@ -1193,6 +1195,35 @@ async def test_the_streams_whose_handlers_run(nursery: trio.Nursery) -> None:
     assert running.server.connections == frozenset()
     assert len(streams) == 3
     assert not running.server._handshakes
+
+
+@pytest.fixture
+def no_collector() -> Iterator[None]:
+    """What is freed is freed because nobody holds it."""
+    gc.collect()
+    gc.disable()
+    yield
+    gc.enable()
+
+
+@pytest.mark.usefixtures("no_collector")
+async def test_a_stream_that_has_ended_is_no_garbage_that_has_to_be_found(
+    nursery: trio.Nursery,
+) -> None:
+    streams: list[weakref.ref[trio_ws.WebSocketStream]] = []
+
+    async def handler(ws: trio_ws.WebSocketStream) -> None:
+        streams.append(weakref.ref(ws))
+        await echo(ws)
+
+    server = await nursery.start(trio_ws.serve_websocket, handler, 0)
+    async with trio_ws.open_websocket(f"ws://127.0.0.1:{server.port}/") as ws:
+        await ws.send("hello")
+        assert await ws.receive() == "hello"
+    streams.append(weakref.ref(ws))
+    del ws
+    await trio.testing.wait_all_tasks_blocked()
+    assert [stream() for stream in streams] == [None, None]
 
 
 async def test_a_handler_that_returns_closes_with_1000(nursery: trio.Nursery, log: Log) -> None:

@@ -14,7 +14,7 @@ from trio.lowlevel import Task
 from ._inbox import Inbox
 from ._payloads import Message
 from ._protocol import Protocol
-from ._waiting import Waiter
+from ._waiting import Waiter, call_nobody
 
 
 class Receiver(Waiter):
@@ -89,7 +89,8 @@ class Receivers:
             receiver.wake()
 
     def refuse(self, make_error: Callable[[], Exception]) -> None:
-        """Nothing more will come: each who waits gets an error of its own."""
+        """Nothing more will come: each who waits gets an error of its own; nobody will again."""
+        self._on_waiting = call_nobody
         while self.waiting:
             self.waiting.popitem(last=False)[1].refuse(make_error())
 

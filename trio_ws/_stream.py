@@ -203,7 +203,6 @@ class WebSocketStream(trio.abc.Channel[str | bytes]):
             self._protocol,
             self._writer,
             self._deadlines,
-            on_hastened=self._set_timer,
         )
         self._reader_scope.shield = shield
         nursery.start_soon(self._read_in_background, name="trio_ws reader")
@@ -780,7 +779,7 @@ class WebSocketStream(trio.abc.Channel[str | bytes]):
             in_order = False
             try:
                 await self._read_until_closed()
-                await self._teardown.linger()
+                await self._teardown.linger(self._set_timer)
                 in_order = True
             finally:
                 await self._close_transport(in_order)  # noqa: ASYNC102 (bounded by its deadline)

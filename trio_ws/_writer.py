@@ -27,7 +27,7 @@ from ._frames import Buffer
 from ._outbox import Mark, Outbox
 from ._ticker import Ticker
 from ._transport import MAX_BUFFERS, Transport
-from ._waiting import NOBODY, Sleeper, Waiter
+from ._waiting import NOBODY, Sleeper, Waiter, call_nobody
 
 _STEP: Final = 256 * 1024
 """Bytes written in one step; a kernel that takes more gets them in the next tick."""
@@ -303,8 +303,9 @@ class Writer:
         self.is_busy = False
 
     def stop(self) -> None:
-        """Write no more; a task that is writing is cancelled."""
+        """Write no more, and call nobody; a task that is writing is cancelled."""
         self._stopped = True
+        self._on_written = self._on_blocked = self._on_failed = call_nobody
         if self._scope is not None:
             self._scope.cancel()
 
