@@ -71,6 +71,10 @@ out that it is nothing. The step itself counts as a frame: two bytes can be a st
 _INFLATE_STEP: Final = 64 * 1024
 """Bytes that are inflated before it is seen what that has cost."""
 
+_INFLATE_CRUMB: Final = 1024
+"""Bytes that are inflated at once however little is left of a limit: one by one takes 300 times as
+long."""
+
 _LENGTH_TOP_BIT = 1 << 63
 _OPCODES = tuple(Opcode(bits) if bits in set(Opcode) else None for bits in range(16))
 # An attribute of an enum costs as much as a whole check.
@@ -581,8 +585,8 @@ class Protocol:
         return FRAME_COST + _INFLATED_COST * len(payload) + _INFLATE_COST * used
 
     def _inflate_at_most(self, limit: int) -> int:
-        """No more than *limit*, nor than what is one byte too many."""
-        limit = min(limit, _INFLATE_STEP)
+        """No more than *limit*, if that is no crumb, nor than what is one byte too many."""
+        limit = max(_INFLATE_CRUMB, min(limit, _INFLATE_STEP))
         if self.max_message_size is None:
             return limit
         return min(limit, max(self.max_message_size - self._size, 0) + 1)
