@@ -320,7 +320,7 @@ def test_a_frame_made_before_leaves_as_it_is_in_its_turn() -> None:
     payload = pattern(10)
     shared = pack_header(TEXT | FIN, len(payload), None) + payload
     box.commit_data(BINARY, b"before", True)
-    box.commit_frame(shared)
+    box.commit_data(None, shared, True)
     box.commit_control(PING, b"")
     box.commit_data(BINARY, b"after", True)
     assert box.size == 3 * FRAME_COST + 6 + len(shared) + 5

@@ -484,33 +484,54 @@ async def test_ten_thousand_timers(autojump_clock: trio.testing.MockClock) -> No
 # The budget
 
 
-async def test_the_budget_is_spent_by_bytes_and_messages_and_starts_anew() -> None:
-    ticker = current_ticker()
+class Turns:
+    """Takes turns, and sees whether they were schedule points."""
+
+    def __init__(self, ticker: Ticker, ticks: TickCounter) -> None:
+        self._ticker = ticker
+        self._ticks = ticks
+
+    async def goes_on(self, size: int) -> bool:
+        """Whether nobody else had a turn meanwhile."""
+        before = self._ticks.count
+        await self._ticker.turn(size)
+        return self._ticks.count == before
+
+    async def go_on(self, count: int) -> list[bool]:
+        return [await self.goes_on(0) for _ in range(count)]
+
+
+async def test_the_budget_is_spent_by_bytes_and_messages_and_starts_anew(
+    ticks: TickCounter,
+) -> None:
+    turns = Turns(current_ticker(), ticks)
     await quiet()
     for _ in range(3):
         for _ in range(DEFAULT_BUDGET // (FRAME_PRICE + 2048) - 1):
-            assert ticker.spend(2048)
-        assert not ticker.spend(2048)
-    assert not ticker.spend(DEFAULT_BUDGET)
-    assert ticker.spend(DEFAULT_BUDGET - FRAME_PRICE - 1)
-    assert not ticker.spend(0)
+            assert await turns.goes_on(2048)
+        assert not await turns.goes_on(2048)
+    assert not await turns.goes_on(DEFAULT_BUDGET)
+    assert await turns.goes_on(DEFAULT_BUDGET - FRAME_PRICE - 1)
+    assert not await turns.goes_on(0)
 
 
-async def test_what_is_charged_is_missing_for_the_next() -> None:
+async def test_what_is_charged_is_missing_for_the_next(ticks: TickCounter) -> None:
     ticker = current_ticker()
+    turns = Turns(ticker, ticks)
     await quiet()
     ticker.set_budget(10 * FRAME_PRICE)
     ticker.charge(7 * FRAME_PRICE)
-    assert [ticker.spend(0) for _ in range(3)] == [True, True, False]
+    assert await turns.go_on(3) == [True, True, False]
     ticker.charge(100 * FRAME_PRICE)
-    assert [ticker.spend(0) for _ in range(11)] == [False] + [True] * 9 + [False]
+    assert await turns.go_on(11) == [False] + [True] * 9 + [False]
 
 
-async def test_a_budget_of_one_is_spent_by_every_message() -> None:
+async def test_a_budget_of_one_is_spent_by_every_message(ticks: TickCounter) -> None:
     ticker = current_ticker()
+    turns = Turns(ticker, ticks)
     await quiet()
-    assert ticker.spend(0)
+    assert await turns.goes_on(0)
     ticker.set_budget(1)
-    assert not any(ticker.spend(0) for _ in range(10))
+    assert await turns.go_on(10) == [False] * 10
     ticker.set_budget(3 * FRAME_PRICE)
-    assert [ticker.spend(0) for _ in range(6)] == [True, True, False] * 2
+    assert await turns.go_on(6) == [True, True, False] * 2

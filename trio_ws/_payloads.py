@@ -17,7 +17,7 @@ def encode_message(message: Data, text: bool | None) -> tuple[Opcode, bytes]:
     """Opcode and payload of *message*: see :meth:`WebSocketStream.send` for what is refused."""
     if isinstance(message, str):
         return _BINARY if text is False else _TEXT, message.encode()
-    payload = to_bytes(message)
+    payload = message if type(message) is bytes else to_bytes(message)
     if not text:
         return _BINARY, payload
     validate_utf8(b"", payload, True)

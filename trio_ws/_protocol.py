@@ -349,6 +349,17 @@ class Protocol:
             return events
         if self._last is not None:
             return [self._end_receiving(self._last)]
+        if self._opcode is None and not self._undecoded and not self._discarding:
+            # All that most reads bring is whole messages: past the rest of this it takes half the
+            # time.
+            end = len(data)
+            messages, position, limit = decode_messages(
+                data, 0, end, self._peer_masks, self.max_message_size, limit
+            )
+            events += messages
+            if position == end:
+                return events
+            data = memoryview(data)[position:]
         self._decode_kept_and(data, limit, events)
         if self._last is not None:
             self.stalled = True

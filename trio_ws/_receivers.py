@@ -6,7 +6,6 @@ wakes the task, and nothing is awaited after that, so that it can not be lost.
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from collections.abc import Awaitable, Callable
 
 from trio.lowlevel import Task
@@ -46,7 +45,8 @@ class Receivers:
     def __init__(self, protocol: Protocol, *, on_waiting: Callable[[], None]) -> None:
         self._protocol = protocol
         self._on_waiting = on_waiting
-        self.waiting: OrderedDict[Task, Receiver] = OrderedDict()
+        # As a rule it is one task, so that no order has to be kept beyond that of any dict.
+        self.waiting: dict[Task, Receiver] = {}
         self.inbox = Inbox()
 
     @property
@@ -64,15 +64,29 @@ class Receivers:
         """A part of the first message, and whether it ends it; None as for :meth:`take`."""
         return None if self.waiting else self._next_part(max_bytes)
 
-    def wait(self, receiver: Receiver) -> Awaitable[None]:
-        """Wait for the turn, until :meth:`serve`; raises what :meth:`refuse` gives.
+    def wait(self, receiver: Receiver) -> Awaitable[object]:
+        """Wait for the turn; then :meth:`Receiver.check` raises what :meth:`refuse` gave.
 
         Cancellation takes the receiver out of the queue, and nothing has happened.
         """
         self.waiting[receiver.task] = receiver
         self._on_waiting()
-        # Not a coroutine around another one: every idle connection would hold both.
-        return receiver.park(self.waiting.pop)
+        return receiver.wait(self.waiting.pop)
+
+    def deliver(self, message: Message) -> None:
+        """A message has arrived: hand it over, or put it into the inbox."""
+        if not self.waiting:
+            self.inbox.put(message)
+            return
+        receiver = next(iter(self.waiting.values()))
+        if receiver.max_bytes is not None or self.inbox.size:
+            self.inbox.put(message)
+            self.serve()
+            return
+        # Past the inbox, which takes twice the time.
+        del self.waiting[receiver.task]
+        receiver.message = message
+        receiver.wake()
 
     def serve(self) -> None:
         """Hand over what has arrived."""
@@ -91,8 +105,10 @@ class Receivers:
     def refuse(self, make_error: Callable[[], Exception]) -> None:
         """Nothing more will come: each who waits gets an error of its own; nobody will again."""
         self._on_waiting = call_nobody
-        while self.waiting:
-            self.waiting.popitem(last=False)[1].refuse(make_error())
+        receivers = list(self.waiting.values())
+        self.waiting.clear()
+        for receiver in receivers:
+            receiver.refuse(make_error())
 
     def _next_part(self, max_bytes: int | None) -> tuple[Message, bool] | None:
         if self.inbox.size:

@@ -70,7 +70,6 @@ class Senders:
     :param outbox: where they commit.
     :param max_size: bytes in the outbox above which they wait. It may be changed.
     :param sent_ping: called with the sender of each ping that is committed.
-    :ivar messages_sent: messages committed whole.
     """
 
     __slots__ = (
@@ -81,7 +80,6 @@ class Senders:
         "_sent_ping",
         "_stopped",
         "max_size",
-        "messages_sent",
     )
 
     def __init__(
@@ -94,7 +92,11 @@ class Senders:
         self._open: OpenMessage | None = None
         self._stopped = False
         self.max_size = max_size
-        self.messages_sent = 0
+
+    @property
+    def are_waiting(self) -> bool:
+        """Whether any task waits."""
+        return bool(self._data or self._controls)
 
     def __len__(self) -> int:
         """How many tasks wait."""
@@ -111,17 +113,12 @@ class Senders:
 
     def has_turn(self) -> bool:
         """Whether a whole message may be committed right now, without waiting."""
-        return self._open is None and not self._data and self._has_room()
-
-    def commit(self, opcode: Opcode, payload: bytes, compress: bool | SharedDeflate) -> None:
-        """A whole message, of a task that has the turn."""
-        self._outbox.commit_data(opcode, payload, True, compress)
-        self.messages_sent += 1
-
-    def commit_frame(self, frame: bytes) -> None:
-        """A whole message that is a frame already, if it is somebody's turn."""
-        self._outbox.commit_frame(frame)
-        self.messages_sent += 1
+        return (
+            self._open is None
+            and not self._data
+            and self._outbox.size < self.max_size
+            and not self._stopped
+        )
 
     def try_part(self, sender: DataSender) -> bool:
         """Commit a part at once if it is the sender's turn; whether it was."""
@@ -206,7 +203,6 @@ class Senders:
         self._outbox.commit_data(opcode, sender.payload, sender.fin, sender.compress)
         if sender.fin:
             self._open = None
-            self.messages_sent += 1
         elif message is None:
             self._open = OpenMessage(
                 sender.task, sender.opcode, sender.compress, sender.utf8_pending

@@ -22,7 +22,6 @@ that the connection is over.
 from __future__ import annotations
 
 import logging
-from collections.abc import Awaitable
 from dataclasses import dataclass
 from functools import partial
 from typing import Final, Literal, Unpack, overload
@@ -299,7 +298,7 @@ class WebSocketStream(trio.abc.Channel[str | bytes]):
     def statistics(self) -> StreamStatistics:
         """A snapshot of what has gone through the stream and what waits in it."""
         return StreamStatistics(
-            messages_sent=self._senders.messages_sent,
+            messages_sent=self._outbox.messages,
             messages_received=self._messages_received,
             bytes_sent=self._writer.bytes_sent,
             bytes_received=self._bytes_received + self._teardown.bytes_discarded,
@@ -335,15 +334,17 @@ class WebSocketStream(trio.abc.Channel[str | bytes]):
         """
         if decode:
             raise ValueError("decode=True: give None for str or bytes by message type, or False")
-        await self._checkpoint(0)
+        await self._ticker.turn(0)
         message = self._receivers.take()
         if message is not None:
             self._ticker.charge(len(message) // _BYTES_FOR_ONE)
-            self._wake_reader_if_room()
+            if self._paused_reader.task is not None:
+                self._wake_reader_if_room()
         else:
             self._check_receiving()
             receiver = Receiver(True, None)
             await self._receivers.wait(receiver)
+            receiver.check()
             message = receiver.message
         if decode is False and isinstance(message, str):
             return message.encode()
@@ -382,7 +383,7 @@ class WebSocketStream(trio.abc.Channel[str | bytes]):
         """
         if max_bytes is not None and max_bytes < 1:
             raise ValueError(f"max_bytes={max_bytes}: give 1 or more, or None")
-        await self._checkpoint(0)
+        await self._ticker.turn(0)
         part = self._receivers.take_part(max_bytes)
         if part is not None:
             self._ticker.charge(len(part[0]) // _BYTES_FOR_ONE)
@@ -391,6 +392,7 @@ class WebSocketStream(trio.abc.Channel[str | bytes]):
         self._check_receiving()
         receiver = Receiver(False, max_bytes)
         await self._receivers.wait(receiver)
+        receiver.check()
         return receiver.message, receiver.fin
 
     def _check_receiving(self) -> None:
@@ -423,12 +425,12 @@ class WebSocketStream(trio.abc.Channel[str | bytes]):
         Cancellation is total: of a call that raises ``Cancelled`` no byte was or will be sent.
         """
         opcode, payload = encode_message(message, text)
-        compressed = self._compresses(compress, len(payload))
-        await self._checkpoint(_price(len(payload), compressed))
+        size = len(payload)
+        compressed = self._deflater is not None and self._compresses(compress, size)
+        await self._ticker.turn(_price(size, compressed))
         self._check_sending()
         if self._senders.has_turn():
-            self._senders.commit(opcode, payload, compressed)
-            self._write_committed()
+            self._commit(opcode, payload, compressed)
             return
         if self._senders.own_message() is not None:
             raise RuntimeError(
@@ -449,8 +451,7 @@ class WebSocketStream(trio.abc.Channel[str | bytes]):
         self._check_sending()
         if not self._has_turn():
             raise trio.WouldBlock
-        self._senders.commit(opcode, payload, self._compresses(compress, len(payload)))
-        self._write_committed()
+        self._commit(opcode, payload, self._compresses(compress, len(payload)))
 
     @enable_ki_protection
     async def send_some(
@@ -485,8 +486,9 @@ class WebSocketStream(trio.abc.Channel[str | bytes]):
             # The message that this continues may have ended with the connection.
             self._check_sending()
             raise
-        compressed = self._compresses_part(compress, len(payload))
-        await self._checkpoint(_price(len(payload), compressed))
+        size = len(payload)
+        compressed = self._compresses_part(compress, size)
+        await self._ticker.turn(_price(size, compressed))
         self._check_sending()
         sender = DataSender(opcode, payload, compressed, fin, utf8_pending)
         if self._senders.try_part(sender):
@@ -505,7 +507,7 @@ class WebSocketStream(trio.abc.Channel[str | bytes]):
 
         Cancellation is total, and what was committed still goes out.
         """
-        await self._checkpoint(0)
+        await self._ticker.turn(0)
         self._check_released()
         if self._concluded or self._protocol.state in (State.FAILED, State.LOST):
             raise self._end_error(sending=True)
@@ -547,6 +549,13 @@ class WebSocketStream(trio.abc.Channel[str | bytes]):
             self._writer.flush_gathered()
         return self._senders.has_turn()
 
+    def _commit(self, opcode: Opcode, payload: bytes, compressed: bool) -> None:
+        """A whole message, of a task that has the turn."""
+        gather = self._receivers.inbox.size > 0
+        if gather or compressed or not self._writer.write_at_once(opcode, payload):
+            self._outbox.commit_data(opcode, payload, True, compressed)
+            self._writer.committed(gather=gather)
+
     def _check_sending(self) -> None:
         if self._released or self._protocol.state is not State.OPEN:
             raise self._end_error(sending=True)
@@ -565,9 +574,9 @@ class WebSocketStream(trio.abc.Channel[str | bytes]):
         limit = self._outbox.max_frame_size
         is_server = self._protocol.role is Role.SERVER
         if is_server and not compress and (limit is None or len(payload) <= limit):
-            self._senders.commit_frame(frame)
+            self._outbox.commit_data(None, frame, True)
         else:
-            self._senders.commit(opcode, payload, compress)
+            self._outbox.commit_data(opcode, payload, True, compress)
         self._writer.committed(gather=True)
         return True
 
@@ -591,7 +600,7 @@ class WebSocketStream(trio.abc.Channel[str | bytes]):
         the same payload: then nobody can tell which of them it answers.
         """
         data = fresh_payload() if payload is None else control_payload(payload)
-        await self._checkpoint(len(data))
+        await self._ticker.turn(len(data))
         self._check_sending()
         sender = ControlSender(Opcode.PING, data)
         if self._senders.send_control(sender):
@@ -611,7 +620,7 @@ class WebSocketStream(trio.abc.Channel[str | bytes]):
         Pings are answered without it. Cancellation is total.
         """
         data = control_payload(payload)
-        await self._checkpoint(len(data))
+        await self._ticker.turn(len(data))
         self._check_sending()
         sender = ControlSender(Opcode.PONG, data)
         if self._senders.send_control(sender):
@@ -642,7 +651,7 @@ class WebSocketStream(trio.abc.Channel[str | bytes]):
         Cancellation is total: the stream is not closing.
         """
         payload = close_payload(code, reason)
-        await self._checkpoint(len(payload))
+        await self._ticker.turn(len(payload))
         self._check_released()
         if self._protocol.state is State.OPEN:
             self._commit_close(payload, _sent_reason(code, reason))
@@ -684,7 +693,7 @@ class WebSocketStream(trio.abc.Channel[str | bytes]):
 
         Cancellation is total, but what was discarded is gone.
         """
-        await self._checkpoint(0)
+        await self._ticker.turn(0)
         self._discarders += 1
         self._discard_messages()
         self._wake_reader_if_room()
@@ -764,13 +773,6 @@ class WebSocketStream(trio.abc.Channel[str | bytes]):
             return StreamClosed(self)
         return self._closed_error(sending=sending)
 
-    def _checkpoint(self, size: int) -> Awaitable[None]:
-        """A cancellation point; and a schedule point if the budget of the run is spent."""
-        # Not a coroutine around another one: there are two of these for each message.
-        if self._ticker.spend(size):
-            return trio.lowlevel.checkpoint_if_cancelled()  # noqa: ASYNC105 (the caller does)
-        return trio.lowlevel.checkpoint()  # noqa: ASYNC105 (the caller does)
-
     # The reader
 
     @enable_ki_protection
@@ -787,38 +789,42 @@ class WebSocketStream(trio.abc.Channel[str | bytes]):
     async def _read_until_closed(self) -> None:
         while self._protocol.state in RECEIVING:
             try:
-                await self._read_once()
+                await self._read()
             except Exception as fault:
                 logger.exception("internal error in %r", self)
                 self._fail(CloseCode.INTERNAL_ERROR, "internal error", fault)
 
-    async def _read_once(self) -> None:
-        protocol = self._protocol
-        if protocol.stalled:
-            await self._let_others_run()
-        room = self._room()
-        if room <= 0:
-            if self._writer.error is None:
-                await self._pause()
-            else:
-                # Whoever could make room may be waiting to send, which nobody will.
-                self._lose(self._writer.error)
-        elif protocol.stalled:
-            self._handle(protocol.decode(b"", room))
-        else:
-            # Here and not in a coroutine of its own, which every idle connection would hold.
-            data: Buffer = b""
+    async def _read(self) -> None:
+        # In one coroutine, for an idle connection holds what it stands in.
+        protocol, transport = self._protocol, self._transport
+        while protocol.state in RECEIVING:
+            if protocol.stalled:
+                await self._let_others_run()
+            room = self._room()
+            if room <= 0:
+                if self._writer.error is None:
+                    await self._pause()
+                else:
+                    # Whoever could make room may be waiting to send, which nobody will.
+                    self._lose(self._writer.error)
+                continue
+            if protocol.stalled:
+                self._handle(protocol.decode(b"", room))
+                continue
+            data: Buffer | None = None
             error: Exception | None = None
             try:
-                data = await self._transport.receive(self._receive_limit(room))
+                limit = self._receive_limit(room)
+                await transport.wait_received(limit)
+                data = transport.receive_nowait(limit)
             except Exception as caught:
                 error = caught
-            if error is None:
-                self._take(data)
-            else:
+            if error is not None:
                 # A writer that is cancelled together with this task may have broken TLS already.
                 await trio.lowlevel.checkpoint_if_cancelled()
                 self._lose(error)
+            elif data is not None:
+                self._take(data)
 
     def _take(self, data: Buffer) -> None:
         """Bytes that the transport has brought; none if it has ended."""
@@ -859,7 +865,7 @@ class WebSocketStream(trio.abc.Channel[str | bytes]):
         if not self._receivers.waiting:
             # While somebody waits, a message in progress may be larger than the inbox.
             room -= self._receivers.size
-        return min(room, _DECODE_STEP)
+        return room if room < _DECODE_STEP else _DECODE_STEP
 
     async def _pause(self) -> None:
         """Wait for room in the inbox. Silence does not count meanwhile."""
@@ -868,7 +874,7 @@ class WebSocketStream(trio.abc.Channel[str | bytes]):
 
     def _wake_reader_if_room(self) -> None:
         """Whoever makes room in the inbox calls this. Half of it must be free, to wake seldom."""
-        if not self._paused_reader:
+        if self._paused_reader.task is None:
             return
         room = self._room()
         # An empty inbox is room enough: what is held then is a message that waits for its rest.
@@ -882,7 +888,7 @@ class WebSocketStream(trio.abc.Channel[str | bytes]):
     def _handle(self, events: list[Event]) -> None:
         for event in events:
             if isinstance(event, (str, bytes)):
-                self._receivers.inbox.put(event)
+                self._receivers.deliver(event)
                 self._messages_received += 1
             elif isinstance(event, Violation):
                 self._cause = event
@@ -946,7 +952,7 @@ class WebSocketStream(trio.abc.Channel[str | bytes]):
 
     def _admit_senders(self) -> None:
         """Something was written: commit for those who waited for room."""
-        if self._protocol.state is State.OPEN:
+        if self._senders.are_waiting and self._protocol.state is State.OPEN:
             self._senders.admit()
 
     def _stop_sending(self) -> None:

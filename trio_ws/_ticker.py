@@ -20,7 +20,7 @@ from __future__ import annotations
 import heapq
 import itertools
 import math
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import Final, Protocol
 
 import trio
@@ -108,19 +108,20 @@ class Ticker:
 
     # The budget
 
-    def spend(self, size: int) -> bool:
-        """Take a message of *size* bytes out of the budget; False if the caller must yield now.
+    def turn(self, size: int) -> Awaitable[None]:
+        """A cancellation point that takes a message of *size* bytes out of the budget.
 
-        The budget starts anew with that yield.
+        If that is spent it is a schedule point too, and the budget starts anew with it.
         """
+        # Not a coroutine around another one: there are two of these for each message.
         self._left -= FRAME_PRICE + size
         if self._left > 0:
-            return True
+            return trio.lowlevel.checkpoint_if_cancelled()  # noqa: ASYNC105 (the caller does)
         self._left = self._budget
-        return False
+        return trio.lowlevel.checkpoint()  # noqa: ASYNC105 (the caller does)
 
     def charge(self, size: int) -> None:
-        """Take *size* bytes more out of the budget: the next caller of :meth:`spend` may yield."""
+        """Take *size* bytes more out of the budget: the next caller of :meth:`turn` may yield."""
         self._left -= size
 
     def set_budget(self, budget: int) -> None:
@@ -132,7 +133,7 @@ class Ticker:
     def flush_soon(self, stream: Flushable) -> None:
         """Have *stream* flushed in the next tick, once however often it is asked for."""
         self._dirty[stream] = None
-        if self._sleeper:
+        if self._sleeper.task is not None:
             self._sleeper.wake()
 
     def _flush_step(self) -> None:

@@ -14,7 +14,7 @@ import abc
 import os
 import socket
 import threading
-from collections.abc import Sequence
+from collections.abc import Awaitable, Sequence
 from contextlib import suppress
 from typing import Final
 
@@ -55,11 +55,26 @@ class Transport(abc.ABC):
     can_send_eof: bool
 
     @abc.abstractmethod
-    async def receive(self, max_bytes: int = RECEIVE_SIZE) -> Buffer:
-        """Bytes from the peer, empty at EOF. They are valid until the caller awaits again.
+    def wait_received(self, max_bytes: int) -> Awaitable[None]:
+        """Wait until :meth:`receive_nowait` is worth a try.
 
-        Raises what the stream raises, or the socket's OSError. Cancelling it loses nothing.
+        Raises what the stream raises. Cancelling it loses nothing.
         """
+
+    @abc.abstractmethod
+    def receive_nowait(self, max_bytes: int) -> Buffer | None:
+        """Bytes from the peer, empty at EOF; None if it was not worth it, and more is to come.
+
+        They are valid until the caller awaits again. Raises the socket's OSError.
+        """
+
+    async def receive(self, max_bytes: int = RECEIVE_SIZE) -> Buffer:
+        """Both: wait for bytes from the peer, empty at EOF."""
+        while True:
+            await self.wait_received(max_bytes)
+            data = self.receive_nowait(max_bytes)
+            if data is not None:
+                return data
 
     @abc.abstractmethod
     def write_nowait(self, buffers: Sequence[Buffer]) -> int:
@@ -99,18 +114,19 @@ class SocketTransport(Transport):
     def __init__(self, stream: trio.SocketStream) -> None:
         self._stream = stream
 
-    async def receive(self, max_bytes: int = RECEIVE_SIZE) -> Buffer:
-        sock = self._stream.socket
-        while True:
-            # Asking first costs no more than a read that fails, and most first reads would.
-            await trio.lowlevel.wait_readable(_fileno(sock))
-            # An idle connection does not hold this: it is 184 bytes.
-            view = _scratch.view[:max_bytes]
-            try:
-                count = os.readv(_fileno(sock), [view])
-            except BlockingIOError:
-                continue
-            return view[:count]
+    def wait_received(self, max_bytes: int) -> Awaitable[None]:
+        # Asking first costs no more than a read that fails, and most first reads would.
+        return trio.lowlevel.wait_readable(_fileno(self._stream.socket))
+
+    def receive_nowait(self, max_bytes: int) -> Buffer | None:
+        view = _scratch.view
+        if max_bytes < RECEIVE_SIZE:
+            view = view[:max_bytes]
+        try:
+            count = os.readv(_fileno(self._stream.socket), (view,))
+        except BlockingIOError:
+            return None
+        return view[:count]
 
     def write_nowait(self, buffers: Sequence[Buffer]) -> int:
         try:
@@ -147,7 +163,7 @@ def _fileno(sock: trio.socket.SocketType) -> int:
 class StreamTransport(Transport):
     """Any Trio stream: TLS, memory, pipes, a user's own."""
 
-    __slots__ = ("_half_closeable", "_stream", "can_send_eof")
+    __slots__ = ("_half_closeable", "_received", "_stream", "can_send_eof")
 
     can_write_nowait = False
 
@@ -158,9 +174,14 @@ class StreamTransport(Transport):
         below = stream.transport_stream if isinstance(stream, trio.SSLStream) else stream
         self._half_closeable = below if isinstance(below, trio.abc.HalfCloseableStream) else None
         self.can_send_eof = self._half_closeable is not None
+        self._received: Buffer | None = None
 
-    async def receive(self, max_bytes: int = RECEIVE_SIZE) -> Buffer:
-        return await self._stream.receive_some(max_bytes)
+    async def wait_received(self, max_bytes: int) -> None:
+        self._received = await self._stream.receive_some(max_bytes)
+
+    def receive_nowait(self, max_bytes: int) -> Buffer | None:
+        received, self._received = self._received, None
+        return received
 
     def write_nowait(self, buffers: Sequence[Buffer]) -> int:
         return 0

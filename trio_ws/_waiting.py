@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import Any, Final
 
 import trio
@@ -35,8 +35,8 @@ class Waiter:
         self.task = trio.lowlevel.current_task()
         self._error: Exception | None = None
 
-    async def park(self, forget: Callable[[Task, None], object]) -> None:
-        """Wait to be woken; raise what :meth:`refuse` was given.
+    def wait(self, forget: Callable[[Task, None], object]) -> Awaitable[object]:
+        """Wait to be woken; :meth:`check` is next.
 
         Cancellation calls *forget* with the task, to take it out of its queue, and nothing has
         happened. A task that has been woken is not cancelled any more.
@@ -46,7 +46,12 @@ class Waiter:
             forget(self.task, None)
             return Abort.SUCCEEDED
 
-        await trio.lowlevel.wait_task_rescheduled(abort)
+        # Not a coroutine around another one: each level costs at every wake-up, and every idle
+        # connection would hold both.
+        return trio.lowlevel.wait_task_rescheduled(abort)
+
+    def check(self) -> None:
+        """Raise what :meth:`refuse` was given."""
         error = self._error
         if error is not None:
             # Or error, frame and waiter hold each other, and are garbage that has to be found.
@@ -55,6 +60,11 @@ class Waiter:
                 raise error
             finally:
                 del error
+
+    async def park(self, forget: Callable[[Task, None], object]) -> None:
+        """Both: wait to be woken, and raise what :meth:`refuse` was given."""
+        await self.wait(forget)
+        self.check()
 
     def wake(self) -> None:
         """The work is done."""
@@ -69,28 +79,29 @@ class Waiter:
 class Sleeper:
     """A background task that parks itself while there is nothing to do."""
 
-    __slots__ = ("_task",)
+    __slots__ = ("task",)
 
     def __init__(self) -> None:
-        self._task: Task | None = None
+        self.task: Task | None = None
+        """The one that sleeps, if it does."""
 
     def __bool__(self) -> bool:
         """Whether the task sleeps."""
-        return self._task is not None
+        return self.task is not None
 
     async def sleep(self) -> None:
         """Park the current task until :meth:`wake`."""
 
         def abort(_: RaiseCancelT) -> Abort:
-            self._task = None
+            self.task = None
             return Abort.SUCCEEDED
 
-        self._task = trio.lowlevel.current_task()
+        self.task = trio.lowlevel.current_task()
         await trio.lowlevel.wait_task_rescheduled(abort)
 
     def wake(self) -> None:
         """Let it go on; only if it sleeps."""
-        task, self._task = self._task, None
+        task, self.task = self.task, None
         assert task is not None
         trio.lowlevel.reschedule(task)
 

@@ -23,7 +23,7 @@ from typing import Final
 import trio
 from trio.lowlevel import Task, enable_ki_protection
 
-from ._frames import Buffer
+from ._frames import Buffer, Opcode
 from ._outbox import Mark, Outbox
 from ._ticker import Ticker
 from ._transport import MAX_BUFFERS, Transport
@@ -135,6 +135,31 @@ class Writer:
             self._wrote_at_once = True
             self._write()
 
+    def write_at_once(self, opcode: Opcode, payload: bytes) -> bool:
+        """Commit a message and write it, if it is small and there is nothing that it waits for.
+
+        False if that is not so, and nothing has happened. It takes half the time of the way through
+        the outbox.
+        """
+        if self._wrote_at_once or self._gathering or self.is_busy or self._stopped:
+            return False
+        if not self._transport.can_write_nowait or self.error is not None:
+            return False
+        frame = self._outbox.frame_at_once(opcode, payload)
+        if frame is None:
+            return False
+        self._wrote_at_once = True
+        count = 0
+        try:
+            count = self._transport.write_nowait((frame,))
+        except Exception as error:
+            self._fail(error)
+        self._outbox.written_at_once(frame, count)
+        self.bytes_sent += count
+        if count < len(frame) and self.error is None:
+            self._start_task()
+        return True
+
     def begin_turn(self) -> None:
         """Something was received: the answer to it need not wait for a tick."""
         self._wrote_at_once = False
@@ -240,7 +265,7 @@ class Writer:
         """Write them in one system call; whether the kernel took all that one call can."""
         count = self._transport.write_nowait(buffers)
         self._account(count)
-        return count == sum(map(len, buffers[:MAX_BUFFERS]))
+        return self._outbox.is_taken or count == sum(map(len, buffers[:MAX_BUFFERS]))
 
     def _account(self, count: int) -> None:
         """The transport has taken *count* bytes: who waited for that?"""
