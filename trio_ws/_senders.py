@@ -13,7 +13,6 @@ from typing import Final
 import trio
 from trio.lowlevel import Task
 
-from ._deflate import SharedDeflate
 from ._frames import Opcode
 from ._outbox import Outbox
 from ._waiting import NOBODY, Waiter

@@ -865,7 +865,7 @@ class WebSocketStream(trio.abc.Channel[str | bytes]):
         if not self._receivers.waiting:
             # While somebody waits, a message in progress may be larger than the inbox.
             room -= self._receivers.size
-        return room if room < _DECODE_STEP else _DECODE_STEP
+        return min(_DECODE_STEP, room)
 
     async def _pause(self) -> None:
         """Wait for room in the inbox. Silence does not count meanwhile."""
