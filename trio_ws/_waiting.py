@@ -48,7 +48,7 @@ class Waiter:
 
         # Not a coroutine around another one: each level costs at every wake-up, and every idle
         # connection would hold both.
-        return trio.lowlevel.wait_task_rescheduled(abort)
+        return trio.lowlevel.wait_task_rescheduled(abort)  # noqa: ASYNC105 (the caller does)
 
     def check(self) -> None:
         """Raise what :meth:`refuse` was given."""
