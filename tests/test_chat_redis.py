@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 import trio
+import trio.testing
 from chat_client import Chat, Visitor, running_chat, texts_of
 from chat_in_process import start
 from programs import free_port, run, running
@@ -242,6 +243,30 @@ async def test_a_renewal_makes_the_leases_longer(redis: RedisServer, nursery: tr
     await chat.server_is_left()
 
 
+async def test_who_may_have_come_in_without_hearing_of_it_leaves_again(
+    redis: RedisServer, nursery: trio.Nursery
+) -> None:
+    backplane = RedisBackplane(redis.url, history=50, keep=300)
+    chat = await start(nursery, backplane=backplane)
+    bob = await chat.enter("Bob")
+    redis.run("CLIENT", "PAUSE", "100000", "WRITE")
+    with trio.CancelScope() as coming_in:
+        nursery.start_soon(cancel_when_blocked, coming_in)
+        await backplane.claim("lobby", Identity("member", "session", "Ann"))
+    assert coming_in.cancelled_caught
+    redis.run("CLIENT", "UNPAUSE")
+    await bob.hear_until("joined", nick="Ann")
+    await backplane.renew({})
+    await bob.hear_until("left", nick="Ann")
+    await bob.ws.aclose()
+    await chat.server_is_left()
+
+
+async def cancel_when_blocked(scope: trio.CancelScope) -> None:
+    await trio.testing.wait_all_tasks_blocked(0.01)
+    scope.cancel()
+
+
 async def test_who_leaves_while_redis_is_away_is_not_there_when_it_is_back(
     redis: RedisServer,
 ) -> None:
@@ -294,6 +319,17 @@ async def test_who_comes_back_to_a_room_that_redis_has_forgotten_is_told(
         async with other.visitor() as bob:
             assert isinstance(now, int)
             assert (await bob.join("Bob", seen=now))["complete"] is True
+
+
+async def test_what_is_not_understood_is_in_the_log_and_disturbs_nobody(
+    redis: RedisServer,
+) -> None:
+    async with running_chat("--backplane", redis.url) as chat, chat.visitor("Ann") as ann:
+        for garbage in ("", "[]", "{}", '{"type": "poll"}', '{"type": "joined"}'):
+            redis.run("PUBLISH", "chat:{lobby}:events", garbage)
+        await ann.say("still here")
+        lines = [await chat.program.read_line() for _ in range(7)]
+        assert sum("error not understood room=lobby" in line for line in lines) == 5
 
 
 async def test_a_redis_with_older_data_gets_what_was_said_since(redis: RedisServer) -> None:

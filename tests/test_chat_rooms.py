@@ -36,13 +36,6 @@ class FarBackplane(MemoryBackplane):
             await trio.sleep(3)
         await super().close(room)
 
-    async def claim(self, room: str, who: Identity) -> bool:
-        is_theirs = await super().claim(room, who)
-        if not self.reachable:
-            await trio.sleep(3)
-            raise Unavailable
-        return is_theirs
-
     async def rename(self, room: str, who: Identity, nick: str) -> bool:
         is_theirs = await super().rename(room, who, nick)
         if not self.reachable:
@@ -445,22 +438,6 @@ async def test_rooms_that_are_closed_while_another_closes_are_closed_once(
     await trio.sleep(100)
     await ann.say("still here")
     assert len(chat.server.rooms) == 1
-
-
-async def test_who_may_have_come_in_without_hearing_of_it_has_not(
-    nursery: trio.Nursery, autojump_clock: trio.abc.Clock
-) -> None:
-    backplane = FarBackplane()
-    chat = await start(nursery, backplane=backplane)
-    bob, ann = await chat.enter("Bob"), await chat.connect()
-    backplane.reachable = False
-    await ann.send("join", room="lobby", nick="Ann", session=ann.session)
-    await bob.hear_until("joined", nick="Ann")
-    await trio.sleep(2)
-    backplane.reachable = True
-    await bob.hear_until("left", nick="Ann")
-    assert (await ann.hear())["code"] == "unavailable"
-    await (await chat.connect()).join("Ann")
 
 
 async def test_who_may_have_a_new_name_without_hearing_of_it_has_it(

@@ -108,7 +108,10 @@ class Backplane(ABC):
 
     @abstractmethod
     async def claim(self, room: str, who: Identity) -> bool:
-        """Come in. False if the nickname belongs to another session."""
+        """Come in. False if the nickname belongs to another session.
+
+        If it raises, the member is not in; and leaves as soon as can be, if that was not certain.
+        """
 
     @abstractmethod
     async def rename(self, room: str, who: Identity, nick: str) -> bool:
@@ -116,7 +119,10 @@ class Backplane(ABC):
 
     @abstractmethod
     async def release(self, room: str, who: Identity) -> None:
-        """Leave, whatever nickname the member has by now, if it has one."""
+        """Leave, whatever nickname the member has by now, if it has one.
+
+        If it raises, the member leaves as soon as can be.
+        """
 
     @abstractmethod
     async def post(self, room: str, who: Identity, key: str, text: str) -> int:

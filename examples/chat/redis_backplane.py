@@ -113,7 +113,7 @@ class RedisBackplane(Backplane):
         self._link: _Link | None = None
         self._announced = False
         self._tried = trio.Event()
-        self._unreleased: set[tuple[str, Identity]] = set()
+        self._unreleased: set[tuple[str, Identity]] = set()  # who may hold what they should not
 
     @property
     def online(self) -> bool:
@@ -191,7 +191,7 @@ class RedisBackplane(Backplane):
         room = _room_of(str(message["channel"]))
         try:
             event = decode_event(str(message["data"]))
-        except (ValueError, KeyError) as error:
+        except (ValueError, KeyError, TypeError) as error:
             log(logging.ERROR, "not understood", room=room, error=error)
         else:
             self._listener.deliver(room, event)
@@ -290,7 +290,12 @@ class RedisBackplane(Backplane):
             await self._current().pubsub.unsubscribe(_Keys(room).channel)
 
     async def claim(self, room: str, who: Identity) -> bool:
-        (is_theirs,) = await self._claim(self._current(), room, [who], takeover=True)
+        link = self._current()
+        try:
+            (is_theirs,) = await self._claim(link, room, [who], takeover=True)
+        except BaseException:
+            self._unreleased.add((room, who))
+            raise
         return is_theirs
 
     async def rename(self, room: str, who: Identity, nick: str) -> bool:
@@ -305,7 +310,7 @@ class RedisBackplane(Backplane):
     async def release(self, room: str, who: Identity) -> None:
         try:
             await self._release(self._current(), room, who)
-        except Unavailable:
+        except BaseException:
             self._unreleased.add((room, who))
             raise
 

@@ -291,24 +291,18 @@ class Rooms:
         try:
             if room.users > self._limits.members:
                 raise Refused(Code.ROOM_FULL, f"{room.users - 1} are in this room: it is full")
-            await self._claim(room, member, seen)
+            if not await self._backplane.claim(name, member.who):
+                raise Refused(Code.NICK_TAKEN, f"there is a {member.who.nick} in this room")
+            try:
+                room.admit(member, seen)
+            except Exception:
+                with trio.move_on_after(LEAVE_TIMEOUT, shield=True):
+                    await self._release(name, member)
+                raise
         except BaseException:
             self._stop_using(room)
             raise
         return room
-
-    async def _claim(self, room: Room, member: Member, seen: int | None) -> None:
-        try:
-            is_theirs = await self._backplane.claim(room.name, member.who)
-            if is_theirs:
-                room.admit(member, seen)
-        except BaseException:
-            # It may have the nickname, even if nothing was heard of that.
-            with trio.move_on_after(LEAVE_TIMEOUT, shield=True):
-                await self._release(room.name, member)
-            raise
-        if not is_theirs:
-            raise Refused(Code.NICK_TAKEN, f"there is a {member.who.nick} in this room")
 
     async def leave(self, room: Room, member: Member) -> None:
         """The end of :meth:`enter`."""
