@@ -788,7 +788,7 @@ async def test_several_flushes_end_each_in_its_place(nursery: trio.Nursery) -> N
     ws, peer = await open_with_peer(nursery, Role.SERVER, streams, max_outbox_size=1_000_000)
     calls = []
     for _ in range(3):
-        await ws.send(bytes(65_536))
+        await ws.send(bytes(200_000))
         calls.append(await begin(nursery, ws.flush))
     for number in range(3):
         await peer.receive()

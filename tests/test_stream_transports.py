@@ -603,3 +603,52 @@ async def test_nothing_of_a_closed_stream_is_left(kind: str, role: Role, end: En
     assert os.listdir("/dev/fd") == descriptors
     gc.collect()
     assert stream() is None
+
+
+# Records
+
+
+class RecordStream(PlainStream):
+    """It brings a TLS record at a time, and counts what is sent."""
+
+    sends = 0
+
+    async def receive_some(self, max_bytes: int | None = None) -> bytes | bytearray:
+        return await super().receive_some(16 * 1024)
+
+    async def send_all(self, data: bytes | bytearray | memoryview) -> None:
+        self.sends += 1
+        await super().send_all(data)
+
+
+@pytest.mark.parametrize("size", [16 * 1024 - 8, 16 * 1024])
+async def test_answers_to_what_comes_record_after_record_leave_together(
+    size: int, nursery: trio.Nursery
+) -> None:
+    ours, theirs = trio.testing.memory_stream_pair()
+    stream = RecordStream(ours)
+    ws, peer = await open_with_peer(nursery, Role.SERVER, (stream, theirs))
+    await peer.send(*[Frame(BINARY, bytes(size))] * 20)
+    for _ in range(20):
+        await ws.send(await ws.receive())
+    for _ in range(20):
+        frame = await peer.receive()
+        assert frame is not None
+        assert len(frame.payload) == size
+    assert stream.sends <= 12
+    nursery.cancel_scope.cancel()
+
+
+async def test_a_single_answer_is_not_held_back(nursery: trio.Nursery) -> None:
+    ours, theirs = trio.testing.memory_stream_pair()
+    stream = RecordStream(ours)
+    ws, peer = await open_with_peer(nursery, Role.SERVER, (stream, theirs))
+    before = stream.sends
+    for sends in range(1, 4):
+        await peer.send(Frame(BINARY, bytes(16 * 1024)))
+        await ws.receive()
+        await ws.send("an answer")
+        await trio.testing.wait_all_tasks_blocked()
+        assert stream.sends == before + sends
+        await peer.receive()
+    nursery.cancel_scope.cancel()

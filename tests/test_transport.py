@@ -227,6 +227,16 @@ class Sink(trio.abc.Stream):
         await self.on_close()
 
 
+class SlowSink(Sink):
+    """One that takes its time."""
+
+    seconds = 0.0
+
+    async def send_all(self, data: bytes | bytearray | memoryview) -> None:
+        await trio.sleep(self.seconds)
+        await super().send_all(data)
+
+
 class HalfCloseableSink(Sink, trio.abc.HalfCloseableStream):
     """The same with half-closing."""
 
@@ -234,13 +244,40 @@ class HalfCloseableSink(Sink, trio.abc.HalfCloseableStream):
         await self.on_close()
 
 
-async def test_a_stream_gets_16_kib_at_a_time_in_one_piece() -> None:
+async def test_a_stream_gets_16_kib_or_more_at_a_time_in_one_piece() -> None:
     sink = Sink()
     transport = StreamTransport(sink)
     assert await transport.write([b"a", memoryview(b"bc"), bytearray(b"d")]) == 4
     assert await transport.write([b"x" * 10, LARGE]) == 16 * KIB
-    assert await transport.write([LARGE, b"not now"]) == 16 * KIB
-    assert sink.sent == [b"abcd", b"x" * 10 + LARGE[: 16 * KIB - 10], LARGE[: 16 * KIB]]
+    assert await transport.write([LARGE, b"not now"]) == 32 * KIB
+    assert sink.sent == [b"abcd", b"x" * 10 + LARGE[: 16 * KIB - 10], LARGE[: 32 * KIB]]
+
+
+async def test_a_stream_that_takes_it_at_once_gets_more_at_a_time(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    sink = SlowSink()
+    transport = StreamTransport(sink)
+    await transport.write([b"little"])
+    for size in (16, 32, 64, 128, 128):
+        assert await transport.write([LARGE]) == size * KIB
+    sink.seconds = 0.2
+    assert await transport.write([LARGE]) == 128 * KIB
+    assert await transport.write([LARGE]) == 16 * KIB
+    sink.seconds = 0
+    assert await transport.write([LARGE]) == 16 * KIB
+    assert await transport.write([LARGE]) == 32 * KIB
+
+
+async def test_more_follows_a_full_record_and_the_one_behind_it() -> None:
+    near, far = trio.testing.memory_stream_pair()
+    transport = StreamTransport(near)
+    seen = [transport.more_follows]
+    for size in (16 * KIB, 8, 8, 16 * KIB, 16 * KIB, 100, 16 * KIB - 1):
+        await far.send_all(bytes(size))
+        await transport.receive()
+        seen.append(transport.more_follows)
+    assert seen == [False, True, True, False, True, True, True, False]
 
 
 async def test_of_a_large_buffer_no_more_is_copied_than_is_written() -> None:

@@ -25,8 +25,16 @@ from ._frames import Buffer
 RECEIVE_SIZE: Final = 256 * 1024
 """Bytes that one system call reads at most."""
 
-_SEND_SIZE = 16 * 1024
-"""Bytes of one ``send_all``, a TLS record: whether a stream takes something is known only then."""
+_RECORD_SIZE: Final = 16 * 1024
+"""Bytes of a TLS record that is full, which are all that one ``receive_some`` then brings."""
+
+_MIN_SEND_SIZE: Final = _RECORD_SIZE
+_MAX_SEND_SIZE: Final = 8 * _RECORD_SIZE
+"""Bytes of one ``send_all``. Whether a stream takes something is known only when it returns; but
+each costs some 20 us, so those that return at once become larger."""
+
+_AT_ONCE: Final = 0.1
+"""Seconds within which a ``send_all`` returns for the next one to be larger."""
 
 MAX_BUFFERS: Final = 1024
 """What POSIX lets one ``writev`` take (IOV_MAX on Linux)."""
@@ -47,12 +55,14 @@ class Transport(abc.ABC):
 
     :ivar can_write_nowait: whether :meth:`write_nowait` can ever write anything.
     :ivar can_send_eof: whether :meth:`send_eof` may be called.
+    :ivar more_follows: whether it looks as if what was received is a part of more.
     """
 
     __slots__ = ()
 
     can_write_nowait: bool
     can_send_eof: bool
+    more_follows: bool
 
     @abc.abstractmethod
     def wait_received(self, max_bytes: int) -> Awaitable[None]:
@@ -110,6 +120,7 @@ class SocketTransport(Transport):
 
     can_write_nowait = True
     can_send_eof = True
+    more_follows = False
 
     def __init__(self, stream: trio.SocketStream) -> None:
         self._stream = stream
@@ -165,12 +176,23 @@ def _fileno(sock: trio.socket.SocketType) -> int:
 class StreamTransport(Transport):
     """Any Trio stream: TLS, memory, pipes, a user's own."""
 
-    __slots__ = ("_half_closeable", "_received", "_stream", "can_send_eof")
+    __slots__ = (
+        "_half_closeable",
+        "_received",
+        "_send_size",
+        "_stream",
+        "_was_full",
+        "can_send_eof",
+        "more_follows",
+    )
 
     can_write_nowait = False
 
     def __init__(self, stream: trio.abc.Stream) -> None:
         self._stream = stream
+        self._send_size = _MIN_SEND_SIZE
+        self.more_follows = False
+        self._was_full = False
         # TLS can not half-close, but the stream below it can, and that is what keeps TCP from
         # answering late input with a reset.
         below = stream.transport_stream if isinstance(stream, trio.SSLStream) else stream
@@ -180,6 +202,10 @@ class StreamTransport(Transport):
 
     async def wait_received(self, max_bytes: int) -> None:
         self._received = await self._stream.receive_some(max_bytes)
+        # A frame that does not fit into one record is followed by a small one.
+        is_full = len(self._received) == _RECORD_SIZE
+        self.more_follows = is_full or self._was_full
+        self._was_full = is_full
 
     def receive_nowait(self, max_bytes: int) -> Buffer | None:
         received, self._received = self._received, None
@@ -189,9 +215,18 @@ class StreamTransport(Transport):
         return 0
 
     async def write(self, buffers: Sequence[Buffer]) -> int:
-        data = _join(buffers, _SEND_SIZE)
+        data = _join(buffers, self._send_size)
+        began_at = trio.current_time()
         await self._stream.send_all(data)
+        self._adapt(len(data), trio.current_time() - began_at)
         return len(data)
+
+    def _adapt(self, size: int, seconds: float) -> None:
+        """To a ``send_all`` of *size* bytes that took so long."""
+        if seconds > _AT_ONCE:
+            self._send_size = _MIN_SEND_SIZE
+        elif size == self._send_size:
+            self._send_size = min(2 * size, _MAX_SEND_SIZE)
 
     async def send_eof(self) -> None:
         assert self._half_closeable is not None

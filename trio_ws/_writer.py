@@ -35,8 +35,15 @@ _STEP: Final = 256 * 1024
 _DEFLATE_COST: Final = 8
 """What a byte counts in a step that is deflated, beside those that come of it."""
 
-_CATCH_UP_TICKS: Final = 8
+_CATCH_UP_TICKS: Final = 20
 """Ticks that the task has to hand over what was committed before the connection fails."""
+
+_GATHERING_ROUNDS: Final = 4
+_ROUND_TICKS: Final = 3
+"""What a frame of 16 KiB takes to come through TLS, in two records, and to be answered."""
+
+_ENOUGH_GATHERED: Final = 96 * 1024
+"""Bytes that are worth a ``send_all`` of their own."""
 
 
 class _Flusher(Waiter):
@@ -321,11 +328,25 @@ class Writer:
                     self._ended.set()
 
     async def _write_until_drained(self) -> None:
+        await self._gather_answers()
         while buffers := self._outbox.buffers():
             count = await self._transport.write(buffers)
             self._progress_at = trio.current_time()
             self._account(count)
         self.is_busy = False
+
+    async def _gather_answers(self) -> None:
+        """Let the answers to what comes record after record leave together: 16 KiB over TLS take a
+        sixth less.
+        """
+        gathered = 0
+        for _ in range(_GATHERING_ROUNDS):
+            is_growing = gathered < self._outbox.size < _ENOUGH_GATHERED
+            if not self._transport.more_follows or not is_growing:
+                break
+            gathered = self._outbox.size
+            for _ in range(_ROUND_TICKS):
+                await trio.lowlevel.checkpoint()
 
     def stop(self) -> None:
         """Write no more, and call nobody; a task that is writing is cancelled."""
