@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import re
 import signal
+from pathlib import Path
 
 import pytest
 import trio
 from chat_client import running_chat
 from programs import free_port, run, running
+from redis_server import RedisServer
 
 LOAD = ("-m", "examples.chat.load")
 FOR_EVER = ("--clients", "6", "--rooms", "2", "--rate", "100", "--seconds", "1000000")
@@ -22,6 +24,16 @@ async def test_it_counts_what_all_have_heard() -> None:
     assert "6 clients are in 2 rooms" in ended.output
     assert re.search(r"^12 messages in .*, 0 refused, 36 deliveries,", ended.output, re.MULTILINE)
     assert "server: 1 processes" in ended.output
+
+
+async def test_it_finds_all_processes_that_share_the_port(tmp_path: Path) -> None:
+    options = ("--clients", "12", "--rooms", "2", "--rate", "24", "--seconds", "0.5")
+    with RedisServer(tmp_path) as redis:
+        async with running_chat("--backplane", redis.url, "--workers", "2") as chat:
+            ended = await run(*LOAD, chat.url, *options)
+    assert ended.code == 0
+    assert re.search(r"^12 messages in .*, 0 refused, 72 deliveries,", ended.output, re.MULTILINE)
+    assert "server: 2 processes" in ended.output
 
 
 async def test_what_is_refused_is_counted() -> None:

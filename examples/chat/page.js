@@ -20,9 +20,9 @@ const people = new Map();         // when they last typed, by nickname; 0: they 
 
 const FIRST_DELAY = 500;          // milliseconds until the first attempt to reconnect
 const LONGEST_DELAY = 15_000;
-const ANSWER_WITHIN = 8_000;      // then the connection is dead
+const ANSWER_WITHIN = 10_000;     // then the connection is dead
 const LONGEST_SILENCE = 30_000;   // then an answer is asked for
-const LOG_LENGTH = 500;           // messages and notices that are kept
+const LOG_LENGTH = 300;           // messages and notices that are kept
 const LOG_EXCESS = 50;            // beyond that, the oldest go all at once
 const TYPING_SHOWN = 5_000;       // for how long somebody is typing who says so once
 const TYPING_EVERY = 3_000;
@@ -377,12 +377,13 @@ function trimLog() {
   const log = $("log");
   const excess = log.childElementCount - LOG_LENGTH;
   if (excess <= LOG_EXCESS) return;
-  const height = log.scrollHeight;
+  const place = log.lastElementChild.getBoundingClientRect().top;
   for (const each of [...log.querySelectorAll("li:not(.pending, .failed)")].slice(0, excess)) {
     shown.delete(each.dataset.key);
     removeItem(each);
   }
-  log.scrollTop -= height - log.scrollHeight;  // what is in view stays there
+  // What is in view stays there.
+  log.scrollTop += log.lastElementChild.getBoundingClientRect().top - place;
 }
 
 function notice(words) {
@@ -552,6 +553,7 @@ $("rename").addEventListener("submit", (event) => {
   const wish = $("nick").value.trim();
   clearAlert();
   if (wish === nick && queue.every(({ message }) => message.type !== "rename")) return;
+  closePanel();                   // where the screen is narrow, it is above the answer
   enqueue({ type: "rename", nick: wish });
   if (!joined || !online) notice(`You will be ${wish} when you are connected again.`);
   reconnectNow();
@@ -573,13 +575,16 @@ $("panel-button").addEventListener("click", () => {
   openPanel(!$("panel").classList.contains("open"));
 });
 
-document.addEventListener("keydown", (event) => {
-  if (event.key !== "Escape" || !$("panel").classList.contains("open")) return;
+function closePanel() {
+  if (!$("panel").classList.contains("open")) return;
   openPanel(false);
   $("panel-button").focus();
-});
+}
+
+document.addEventListener("keydown", (event) => { if (event.key === "Escape") closePanel(); });
 
 $("latest").addEventListener("click", () => { scrollToEnd(); $("text").focus(); });
+
 function sizeOfLog() {
   return `${$("log").clientWidth} ${$("log").clientHeight}`;
 }
@@ -596,6 +601,7 @@ new ResizeObserver(() => {
   size = sizeOfLog();
   if (atEnd) scrollToEnd();
 }).observe($("log"));
+
 document.addEventListener("visibilitychange", () => {
   attend();
   if (document.visibilityState === "visible") checkConnection();
