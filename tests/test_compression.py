@@ -1257,6 +1257,24 @@ def test_no_call_deflates_more_than_some_pieces(content: bytes, count: int) -> N
 
 
 @BOTH
+@pytest.mark.parametrize("compress", [False, True])
+@pytest.mark.parametrize("max_frame_size", [1, 3, 100])
+def test_no_call_packs_more_than_some_hundred_frames(
+    masked: bool, compress: bool, max_frame_size: int
+) -> None:
+    box, peer = outbox(masked, max_frame_size), Peer()
+    content = noise(30_000)
+    box.commit_data(BINARY, content, True, compress)
+    wire = b""
+    while buffers := box.buffers():
+        assert len(buffers) <= 1200
+        wire += b"".join(buffers)
+        box.written(sum(map(len, buffers)))
+    assert peer(wire) == [(BINARY, content)]
+    assert box.size == 0
+
+
+@BOTH
 def test_a_compressed_message_is_not_held_a_second_time(masked: bool) -> None:
     content = noise(4 * MIB)
 

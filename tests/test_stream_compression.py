@@ -715,6 +715,25 @@ async def test_a_message_of_any_size_is_deflated_and_inflated_in_bounded_steps(
     assert inflated.largest <= 80 * KIB
 
 
+@ROLES
+@pytest.mark.parametrize("compress", [False, True])
+async def test_a_message_in_frames_of_a_byte_is_sent_in_bounded_steps(
+    role: Role, compress: bool, nursery: trio.Nursery
+) -> None:
+    ws, peer = await open_with_zlib(
+        nursery, role, await open_streams("socket", nursery), max_frame_size=1
+    )
+    await ws.send("warm")
+    assert await peer.receive() == (True, b"warm")
+    ticks = Ticks(lambda: ws._outbox.deflated)
+    trio.lowlevel.add_instrument(ticks)
+    await ws.send(noise(9000), compress=compress)
+    assert await peer.receive() == (compress, noise(9000))
+    trio.lowlevel.remove_instrument(ticks)
+    assert ws._outbox.deflated >= 9000 * 64
+    assert ticks.largest <= 3 * 32 * KIB
+
+
 async def test_a_slow_transport_does_not_make_it_hold_what_was_deflated(
     nursery: trio.Nursery,
 ) -> None:

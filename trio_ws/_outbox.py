@@ -43,6 +43,12 @@ AHEAD: Final = 128 * 1024
 _DEFLATE_STEP: Final = 32 * 1024
 """Bytes that are deflated for one call of :meth:`Outbox.buffers`: a few milliseconds."""
 
+_FRAGMENT_COST: Final = 64
+"""What a small frame that is packed by itself counts as much as, in bytes that are deflated."""
+
+_MAX_FRAGMENTS: Final = 512
+"""Frames that a piece is deflated for: in frames of a few bytes 16 KiB would take 20 ms."""
+
 _EMPTY: Final[deque[Any]] = deque(maxlen=0)
 """Stands for every queue that is empty: a deque takes 760 bytes, and most connections are idle."""
 
@@ -151,7 +157,8 @@ class Outbox:
         self.messages = 0
         """Messages committed whole since the beginning."""
         self.deflated = 0
-        """Bytes that have been deflated since the beginning, and :data:`FRAME_COST` each time."""
+        """Bytes that have been deflated since the beginning, and :data:`FRAME_COST` each time; and
+        what else takes long, in as many."""
         self._keys = MaskingKeys() if masked else None
         self._data: deque[_Data] = _EMPTY
         self._controls: deque[tuple[Opcode, bytes]] = _EMPTY
@@ -410,6 +417,7 @@ class Outbox:
         fin_bit = FIN if fin and length == left else 0
         first_byte = fin_bit | (opcode if offset == 0 else Opcode.CONTINUATION)
         if length <= _COPY_BELOW:
+            self.deflated += _FRAGMENT_COST
             self._append(
                 self._frame(first_byte, payload[offset : offset + length]),
                 _Boundary.DATA if length == left else _Boundary.FRAME,
@@ -457,7 +465,10 @@ class Outbox:
         """The next piece of a message that is compressed, in frames of its own."""
         data, offset = self._data[0], self._offset
         assert data.opcode is not None
-        piece = memoryview(data.payload)[offset : offset + PIECE]
+        size = PIECE
+        if self.max_frame_size is not None and not isinstance(data.compress, SharedDeflate):
+            size = min(size, self.max_frame_size * _MAX_FRAGMENTS)
+        piece = memoryview(data.payload)[offset : offset + size]
         is_end = offset + len(piece) == len(data.payload)
         final = data.fin and is_end
         if isinstance(data.compress, SharedDeflate):
@@ -474,7 +485,9 @@ class Outbox:
     def _append_frames(self, opcode: int, payload: bytes, final: bool, is_end: bool) -> None:
         """Frames for *payload*, the last of which may end the message, and the data item."""
         step = self.max_frame_size or len(payload) or 1
-        for start in range(0, len(payload) or 1, step):
+        starts = range(0, len(payload) or 1, step)
+        self.deflated += _FRAGMENT_COST * (len(starts) - 1)
+        for start in starts:
             is_last = start + step >= len(payload)
             fin_bit = FIN if final and is_last else 0
             self._append(
