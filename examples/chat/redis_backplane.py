@@ -136,8 +136,8 @@ class RedisBackplane(Backplane):
         while True:
             try:
                 await self._connect()
-            # ClosedResourceError is what coredis makes of a Cancelled, wanting to unsubscribe.
-            except* (RedisError, OSError, Unavailable, anyio.ClosedResourceError) as errors:
+            # Of a Cancelled too coredis makes ClosedResourceError, wanting to unsubscribe.
+            except* (Unavailable, *_FAILURES) as errors:
                 # Once for each time that it is away.
                 log(
                     logging.WARNING if self._announced else level,
