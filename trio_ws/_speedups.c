@@ -302,29 +302,6 @@ pack_frame(PyObject *Py_UNUSED(module), PyObject *const *arguments, Py_ssize_t c
 
 /* Many frames at once */
 
-typedef struct {
-    byte *bytes;
-    size_t size;
-    size_t room;
-} Growing;
-
-static int
-make_room(Growing *frames, size_t more)
-{
-    if (more <= frames->room - frames->size) {
-        return 1;
-    }
-    const size_t room = 2 * frames->room + more;
-    byte *bytes = PyMem_Realloc(frames->bytes, room);
-    if (bytes == NULL) {
-        PyErr_NoMemory();
-        return 0;
-    }
-    frames->bytes = bytes;
-    frames->room = room;
-    return 1;
-}
-
 enum { OPCODE, PAYLOAD, FIN, COMPRESS, CUT, FIELDS };
 
 /* Whether *message*, a tuple of the fields above, is a frame of its own that is not too large. */
@@ -338,42 +315,41 @@ is_simple(PyObject *message, Py_ssize_t max_payload)
            PyTuple_GetItem(message, CUT) == Py_False;
 }
 
+/* The first byte of the frame of *message*, which is simple. */
 static int
-append_frame(Growing *frames, PyObject *message, const byte *key)
+get_first_of(PyObject *message, byte *first)
 {
-    byte first;
-    PyObject *payload = PyTuple_GetItem(message, PAYLOAD);
-    const size_t length = (size_t)PyBytes_Size(payload);
     const int fin = PyObject_IsTrue(PyTuple_GetItem(message, FIN));
-    if (fin < 0 || !get_first_byte(PyTuple_GetItem(message, OPCODE), &first) ||
-        !make_room(frames, MAX_HEADER_SIZE + length)) {
+    if (fin < 0 || !get_first_byte(PyTuple_GetItem(message, OPCODE), first)) {
         return 0;
     }
     if (fin) {
-        first |= FIN_BIT;
+        *first |= FIN_BIT;
     }
-    frames->size += write_frame(frames->bytes + frames->size, first,
-                                (const byte *)PyBytes_AsString(payload), length, key);
     return 1;
 }
 
-static int
-append_end(PyObject *ends, size_t end)
+static size_t
+payload_size_of(PyObject *message)
 {
-    PyObject *number = PyLong_FromSize_t(end);
-    const int failed = number == NULL || PyList_Append(ends, number) < 0;
-    Py_XDECREF(number);
-    return !failed;
+    return (size_t)PyBytes_Size(PyTuple_GetItem(message, PAYLOAD));
 }
 
-/* Adds a frame for each of *messages*, as long as they are simple, there is a key for each and the
-   frames before have at most *limit* bytes. */
+static size_t
+frame_size(size_t length, int masked)
+{
+    const size_t extended = length < 126 ? 0 : length <= 0xFFFF ? 2 : 8;
+    return 2 + extended + (masked ? KEY_SIZE : 0) + length;
+}
+
+/* Adds those of *messages* to *taken* that are to become frames: as long as they are simple, there
+   is a key for each and the frames before have at most *limit* bytes. *size* is that of all. */
 static int
-append_frames(Growing *frames, PyObject *ends, Py_ssize_t *payload_size, PyObject *messages,
-              Py_ssize_t max_payload, Py_ssize_t limit, const byte *keys, Py_ssize_t key_count)
+take_messages(PyObject *taken, size_t *size, PyObject *messages, Py_ssize_t max_payload,
+              Py_ssize_t limit, int masked, Py_ssize_t key_count)
 {
     PyObject *message;
-    while (limit >= 0 && frames->size <= (size_t)limit && (keys == NULL || key_count-- > 0) &&
+    while (limit >= 0 && *size <= (size_t)limit && (!masked || key_count-- > 0) &&
            (message = PyIter_Next(messages)) != NULL) {
         int is_last = 1, failed = 0;
         if (!PyTuple_Check(message) || PyTuple_Size(message) != FIELDS) {
@@ -382,9 +358,8 @@ append_frames(Growing *frames, PyObject *ends, Py_ssize_t *payload_size, PyObjec
         }
         else if (is_simple(message, max_payload)) {
             is_last = 0;
-            failed = !append_frame(frames, message, keys) || !append_end(ends, frames->size);
-            *payload_size += PyBytes_Size(PyTuple_GetItem(message, PAYLOAD));
-            keys = keys == NULL ? NULL : keys + KEY_SIZE;
+            failed = PyList_Append(taken, message) < 0;
+            *size += frame_size(payload_size_of(message), masked);
         }
         Py_DECREF(message);
         if (failed) {
@@ -397,6 +372,40 @@ append_frames(Growing *frames, PyObject *ends, Py_ssize_t *payload_size, PyObjec
     return !PyErr_Occurred();
 }
 
+static int
+append_end(PyObject *ends, size_t end)
+{
+    PyObject *number = PyLong_FromSize_t(end);
+    const int failed = number == NULL || PyList_Append(ends, number) < 0;
+    Py_XDECREF(number);
+    return !failed;
+}
+
+/* Writes the frames of *taken* into *frames*, which has room for them. */
+static int
+write_messages(byte *frames, PyObject *ends, size_t *payload_size, PyObject *taken,
+               const byte *keys)
+{
+    const Py_ssize_t count = PyList_Size(taken);
+    size_t end = 0;
+    for (Py_ssize_t index = 0; index < count; index++) {
+        byte first;
+        PyObject *message = PyList_GetItem(taken, index);
+        const size_t length = payload_size_of(message);
+        if (!get_first_of(message, &first)) {
+            return 0;
+        }
+        const char *payload = PyBytes_AsString(PyTuple_GetItem(message, PAYLOAD));
+        end += write_frame(frames + end, first, (const byte *)payload, length,
+                           keys == NULL ? NULL : keys + KEY_SIZE * index);
+        *payload_size += length;
+        if (!append_end(ends, end)) {
+            return 0;
+        }
+    }
+    return 1;
+}
+
 PyDoc_STRVAR(pack_messages_doc,
              "pack_messages($module, messages, max_payload, limit, keys, /)\n--\n\n"
              "As trio_ws._frames.pure_pack_messages.");
@@ -405,9 +414,9 @@ static PyObject *
 pack_messages(PyObject *Py_UNUSED(module), PyObject *const *arguments, Py_ssize_t count)
 {
     char *keys = NULL;
-    Py_ssize_t max_payload, limit, keys_size = 0, payload_size = 0;
-    Growing frames = {NULL, 0, 0};
-    PyObject *result = NULL;
+    Py_ssize_t max_payload, limit, keys_size = 0;
+    size_t size = 0, payload_size = 0;
+    PyObject *frames = NULL, *result = NULL;
     if (!check_count("pack_messages", count, 4, 4) || !get_size(arguments[1], &max_payload) ||
         !get_size(arguments[2], &limit) ||
         (arguments[3] != Py_None &&
@@ -415,17 +424,20 @@ pack_messages(PyObject *Py_UNUSED(module), PyObject *const *arguments, Py_ssize_
         return NULL;
     }
     PyObject *messages = PyObject_GetIter(arguments[0]);
+    PyObject *taken = PyList_New(0);
     PyObject *ends = PyList_New(0);
-    if (messages != NULL && ends != NULL &&
-        append_frames(&frames, ends, &payload_size, messages, max_payload, limit,
-                      (const byte *)keys, keys_size / KEY_SIZE)) {
-        /* Not "y#": built with the headers of 3.13, it fails on 3.11 in spite of the stable ABI. */
-        PyObject *bytes = PyBytes_FromStringAndSize((const char *)frames.bytes,
-                                                    (Py_ssize_t)frames.size);
-        result = Py_BuildValue("(NOn)", bytes, ends, payload_size);
+    if (messages != NULL && taken != NULL && ends != NULL &&
+        take_messages(taken, &size, messages, max_payload, limit, keys != NULL,
+                      keys_size / KEY_SIZE)) {
+        frames = PyBytes_FromStringAndSize(NULL, (Py_ssize_t)size);
     }
-    PyMem_Free(frames.bytes);
+    if (frames != NULL && write_messages((byte *)PyBytes_AsString(frames), ends, &payload_size,
+                                         taken, (const byte *)keys)) {
+        result = Py_BuildValue("(OOn)", frames, ends, (Py_ssize_t)payload_size);
+    }
+    Py_XDECREF(frames);
     Py_XDECREF(ends);
+    Py_XDECREF(taken);
     Py_XDECREF(messages);
     return result;
 }
