@@ -305,6 +305,8 @@ class RedisBackplane(Backplane):
             [keys.nicks, keys.leases, keys.channel],
             *(_LEASE_MS, who.session, who.member, fold(who.nick), fold(nick), who.nick, nick),
         )
+        if result == -1:
+            raise Unavailable
         return result == 1
 
     async def release(self, room: str, who: Identity) -> None:
