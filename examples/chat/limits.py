@@ -17,7 +17,7 @@ class Limits:
     :ivar burst: things that it may do at once.
     :ivar join: seconds from connecting to having joined.
     :ivar patience: seconds for which a client's outbox may stay full.
-    :ivar keep: seconds that a room is kept when everybody has left.
+    :ivar keep: seconds that a room is kept when everybody has left, if it need not make space.
     """
 
     clients: int = 10_000
