@@ -97,18 +97,39 @@ CASES = [
     Case(False, "text, as bytes", True),
     Case(False, "text, as str", True),
     Case(False, "text, then a euro", True),
-    Case(True, "text, as bytes", True),
 ]
 
 
-async def measure(case: Case, data: bytes, level: int) -> Steps:
+class Settings(NamedTuple):
+    """What the command line says."""
+
+    mib: int
+    rounds: int
+    level: int
+    window: int | None
+    letters: bool
+
+    def data(self) -> bytes:
+        if self.letters:
+            return bytes(random.Random(0).choices(b"ab", k=self.mib * MIB))
+        return message(self.mib * MIB)
+
+    def compression(self) -> trio_ws.PermessageDeflate:
+        return trio_ws.PermessageDeflate(
+            level=self.level,
+            client_max_window_bits=self.window,
+            mem_level=8 if self.window == 15 else 5,
+        )
+
+
+async def measure(case: Case, data: bytes, settings: Settings) -> Steps:
     """The steps of one message. In the end the receiver has nothing of it any more."""
     message = data.decode() if case.content == "text, as str" else data
     async with trio.open_nursery() as nursery:
         client, server = await trio_ws.testing.websocket_pair(
             nursery,
             socket_pair(),
-            compression=trio_ws.PermessageDeflate(level=level) if case.compressed else None,
+            compression=settings.compression() if case.compressed else None,
             max_message_size=None,
         )
         steps = Steps()
@@ -122,12 +143,12 @@ async def measure(case: Case, data: bytes, level: int) -> Steps:
     return steps
 
 
-def row(case: Case, mib: int, rounds: int, level: int) -> str:
+def row(case: Case, settings: Settings) -> str:
     """What was measured of one case, as a line of the table."""
-    data = message(mib * MIB)
+    data = settings.data()
     if case.content == "text, then a euro":
         data = data[:-3] + "€".encode()
-    measured = [trio.run(measure, case, data, level) for _ in range(rounds)]
+    measured = [trio.run(measure, case, data, settings) for _ in range(settings.rounds)]
     line = f"{'on' if case.compressed else 'off':<13}{case.content:<19}"
     line += f"{'whole' if case.whole else 'in parts':<10}"
     for side in ("send", "receive"):
@@ -142,14 +163,17 @@ def main() -> None:
     parser.add_argument("--mib", type=int, default=100, help="size of the message (default: 100)")
     parser.add_argument("--rounds", type=int, default=3, help="of which the quickest (default: 3)")
     parser.add_argument("--level", type=int, default=6, help="of compression (default: 6)")
-    arguments = parser.parse_args()
-    print(f"one message of {arguments.mib} MiB; CPU time in ms: of the longest step, of all steps")
+    parser.add_argument("--window", type=int, help="of compression, in bits (default: 12)")
+    parser.add_argument(
+        "--letters", action="store_true", help="two letters at random: the worst for high levels"
+    )
+    settings = Settings(**vars(parser.parse_args()))
+    print(f"one message of {settings.mib} MiB; CPU time in ms: of the longest step, of all steps")
     print(f"{'compression':<13}{'message':<19}{'received':<10}{'sends':>8}{'':>7}{'receives':>10}")
     processes = multiprocessing.get_context("spawn")
     for case in CASES:
         with processes.Pool(1) as pool:
-            work = (case, arguments.mib, arguments.rounds, arguments.level)
-            print(pool.apply(row, work), flush=True)
+            print(pool.apply(row, (case, settings)), flush=True)
 
 
 if __name__ == "__main__":
