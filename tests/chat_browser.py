@@ -60,10 +60,13 @@ class Server:
             text=True,
         )
         assert self._process.stderr is not None
-        lines = iter(self._process.stderr.readline, "")
-        self.url = (
-            next(line for line in lines if " listening " in line).strip().partition("url=")[2]
-        )
+        log = ""
+        while " listening " not in log:
+            line = self._process.stderr.readline()
+            if not line:
+                pytest.fail(f"the server has not started: {log}{self.stop()}")
+            log += line
+        self.url = log.strip().partition("url=")[2]
         self._port = self.url.rstrip("/").rpartition(":")[2]
 
     def stop(self, number: signal.Signals = signal.SIGTERM) -> str:

@@ -39,7 +39,10 @@ _CONNECTING: Final = 50
 """Clients that connect at the same time."""
 
 _CALM: Final = 1.0
-"""Seconds until nobody is told any more who has joined, and after the last message."""
+"""Seconds in which nobody hears anything, before they talk and after it."""
+
+_LONGEST_CALM: Final = 30
+"""Times that this is waited for at most: others may talk in the same rooms."""
 
 _ASKED: Final = 40
 """Times that the server is asked for its process, to find all that share its port."""
@@ -97,7 +100,7 @@ class Load:
         self._run = secrets.token_hex(4)
         self._clients: list[trio_ws.WebSocketStream] = []
         self._latencies: list[float] = []
-        self._said = self._refused = self._lost = 0
+        self._heard = self._said = self._refused = self._lost = 0
         self._took = 0.0
         self._pids: set[int] = set()
         self._idle = self._before = self._after = Usage.of(set())
@@ -114,12 +117,12 @@ class Load:
         async with trio.open_nursery() as nursery:
             await self._connect(nursery)
             print(f"{len(self._clients)} clients are in {self._options.rooms} rooms", flush=True)
-            await trio.sleep(_CALM)
+            await self._wait_for_calm()
             gc.freeze()  # what there is now stays: no need to look through it again and again
             self._before = Usage.of(self._pids)
             try:
                 await self._talk()
-                await trio.sleep(_CALM)
+                await self._wait_for_calm()
             finally:
                 self._after = Usage.of(self._pids)
                 nursery.cancel_scope.cancel()
@@ -159,12 +162,20 @@ class Load:
         with suppress(trio_ws.ConnectionClosedError):
             async for wire in ws:
                 assert isinstance(wire, str)
+                self._heard += 1
                 if wire.startswith('{"type":"message"') and (found := _said.search(wire)):
                     self._latencies.append((time.perf_counter_ns() - int(found[1])) / 1e9)
                 elif wire.startswith('{"type":"error"'):
                     self._refused += 1
         self._lost += 1
         self._clients.remove(ws)
+
+    async def _wait_for_calm(self) -> None:
+        for _ in range(_LONGEST_CALM):
+            heard = self._heard
+            await trio.sleep(_CALM)
+            if self._heard == heard:
+                break
 
     async def _talk(self) -> None:
         """Let one after another say something."""
