@@ -374,6 +374,7 @@ async def test_anything_arrives_as_it_was_sent_in_both_directions(
         for ws in pair:
             inner.start_soon(send_all, ws)
             inner.start_soon(receive_all, ws)
+    await trio.testing.wait_all_tasks_blocked()
     assert [ws.statistics().outbox_size for ws in pair] == [0, 0]
 
 
