@@ -201,11 +201,12 @@ class StreamTransport(Transport):
         self._received: Buffer | None = None
 
     async def wait_received(self, max_bytes: int) -> None:
-        self._received = await self._stream.receive_some(max_bytes)
+        received = await self._stream.receive_some(max_bytes)
         # A frame that does not fit into one record is followed by a small one.
-        is_full = len(self._received) == _RECORD_SIZE
+        is_full = len(received) == _RECORD_SIZE
         self.more_follows = is_full or self._was_full
         self._was_full = is_full
+        self._received = received
 
     def receive_nowait(self, max_bytes: int) -> Buffer | None:
         received, self._received = self._received, None
