@@ -21,6 +21,7 @@ from trio_ws._client import wrap_client_stream
 from trio_ws._errors import ConnectionClosed
 from trio_ws._frames import Opcode
 from trio_ws._options import StreamKeywords
+from trio_ws._poller import current_poller
 from trio_ws._protocol import Role
 from trio_ws._server import wrap_server_stream
 from trio_ws._stream import WebSocketStream
@@ -208,9 +209,12 @@ async def open_with_peer(
 
 
 async def make_streams(kind: str) -> Streams:
-    """The two ends of a transport: ``memory``, ``socket`` or ``tcp``."""
+    """The two ends of a transport: ``memory``, ``socket``, ``watched`` or ``tcp``."""
     if kind == "memory":
         return trio.testing.memory_stream_pair()
+    if kind == "watched":
+        make_crowd()
+        return await make_streams("socket")
     if kind == "socket":
         left, right = socket.socketpair()
         return (
@@ -219,6 +223,13 @@ async def make_streams(kind: str) -> Streams:
         )
     assert kind == "tcp"
     return await tcp_pair()
+
+
+def make_crowd() -> None:
+    """Have the sockets of this run read by the poller, as those of many streams are."""
+    poller = current_poller()
+    while not poller.is_crowded:
+        poller.join()
 
 
 async def tcp_pair() -> tuple[trio.SocketStream, trio.SocketStream]:

@@ -18,7 +18,7 @@ from typing import Final, TypeAlias
 
 import trio
 import trio.testing
-from raw_peer import Streams, tcp_pair
+from raw_peer import Streams, make_crowd, tcp_pair
 
 from trio_ws import (
     ConnectionClosed,
@@ -29,13 +29,15 @@ from trio_ws import (
     wrap_server_stream,
 )
 from trio_ws._options import StreamKeywords
+from trio_ws._poller import current_poller
 from trio_ws._protocol import Role
 from trio_ws._ticker import current_ticker
 from trio_ws.testing import NO_TIMEOUTS, FaultyStream, SweepResult
 
 KINDS: Final = ("lockstep", "bytes", "socket", "tcp", "tls")
 """``bytes`` is memory that brings one byte at a time, ``socket`` and ``tcp`` are sockets with the
-smallest buffers the kernel knows, ``tls`` is TLS over memory."""
+smallest buffers the kernel knows, ``tcp`` in a run with so many streams that the poller reads for
+all, ``tls`` is TLS over memory."""
 
 COMPRESSED: Final = ("bytes", "tls")
 """Over these kinds every message is compressed, with context takeover: one that were deflated and
@@ -68,6 +70,7 @@ async def make_streams(kind: str, contexts: Contexts | None = None) -> Streams:
         left, right = socket.socketpair()
         return _small(left), _small(right)
     if kind == "tcp":
+        make_crowd()
         streams = await tcp_pair()
         for stream in streams:
             stream.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1)
@@ -381,6 +384,7 @@ async def until_closed(call: Callable[[], Awaitable[object]]) -> None:
 def nothing_left() -> Iterator[None]:
     """In a Trio run: the block leaves no task and no deadline behind."""
     ticker = current_ticker()
+    current_poller().start()
     before = trio.lowlevel.current_statistics().tasks_living
     yield
     assert trio.lowlevel.current_statistics().tasks_living == before

@@ -34,7 +34,7 @@ from trio_ws._protocol import Role
 from trio_ws.testing import FaultyStream, websocket_pair
 
 ROLES = pytest.mark.parametrize("role", list(Role), ids=lambda role: role.value)
-KINDS = pytest.mark.parametrize("kind", ["memory", "socket"])
+KINDS = pytest.mark.parametrize("kind", ["memory", "socket", "watched"])
 
 FILLER = bytes(3_000_000)
 """More than a socket takes whose peer does not read."""
@@ -402,7 +402,7 @@ async def test_aclose_in_a_cancelled_scope_closes_the_transport_in_that_very_ste
             assert is_closed(ws.transport_stream)
     assert scope.cancelled_caught
     frames = await peer.receive_all()
-    assert frames == ([close_frame(4000, "bye")] if kind == "socket" else [])
+    assert frames == ([close_frame(4000, "bye")] if kind != "memory" else [])
     assert ws.close_reason == CloseReason(1006, "")
     await check_only_closing_succeeds(ws)
     await peer.stream.aclose()
@@ -493,7 +493,7 @@ async def test_when_the_nursery_is_cancelled_the_transport_is_closed_and_a_socke
         await trio.testing.wait_all_tasks_blocked()
         stream_nursery.cancel_scope.cancel()
     assert is_closed(ws.transport_stream)
-    assert await peer.receive_all() == ([close_frame(1001)] if kind == "socket" else [])
+    assert await peer.receive_all() == ([close_frame(1001)] if kind != "memory" else [])
     assert ws.close_reason == CloseReason(1006, "")
     await check_only_closing_succeeds(ws)
     await peer.stream.aclose()
@@ -593,7 +593,7 @@ async def test_the_nursery_can_be_cancelled_in_every_state(
     frames = await peer.receive_all()
     codes = [int.from_bytes(frame.payload[:2], "big") for frame in frames]
     if state == "inbox full":
-        assert codes == ([1001] if kind == "socket" else [])
+        assert codes == ([1001] if kind != "memory" else [])
     else:
         assert codes == [1002 if state == "failed" else 4000]
     await ws.aclose()

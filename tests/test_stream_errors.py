@@ -44,7 +44,7 @@ from trio_ws._protocol import Role
 from trio_ws.testing import FaultyStream
 
 ROLES = pytest.mark.parametrize("role", list(Role), ids=lambda role: role.value)
-KINDS = pytest.mark.parametrize("kind", ["memory", "socket"])
+KINDS = pytest.mark.parametrize("kind", ["memory", "socket", "watched"])
 
 Call = Callable[[WebSocketStream], Awaitable[object]]
 
@@ -330,7 +330,7 @@ async def open_stalled(
 ) -> tuple[WebSocketStream, RawPeer, Callable[[], None]]:
     """A stream that can not write for long, its peer, and what makes the transport go on."""
     ours, theirs = await make_streams(kind)
-    if kind == "socket":
+    if kind != "memory":
         ws, peer = await open_with_peer(nursery, role, (ours, theirs), **options)
         return ws, peer, lambda: None  # Reading is enough.
     stream = FaultyStream(ours)

@@ -32,7 +32,7 @@ from trio_ws._protocol import Role
 from trio_ws.testing import CancelProbe, cancel_every_step, websocket_pair
 
 ROLES = pytest.mark.parametrize("role", list(Role), ids=lambda role: role.value)
-BLOCKING_KINDS = pytest.mark.parametrize("kind", ["lockstep", "socket", "tcp"])
+BLOCKING_KINDS = pytest.mark.parametrize("kind", ["lockstep", "socket", "watched", "tcp"])
 """Transports that take no more than so much of what the peer does not read."""
 
 

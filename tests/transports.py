@@ -2,6 +2,7 @@
 
 ``memory`` and ``lockstep`` are Trio's; ``split`` is memory that brings 61 bytes at a time;
 ``socket`` is a Unix socket pair, ``tcp`` the loopback interface, both taken by the fast path;
+``watched`` is a socket pair in a run with so many streams that one task reads for all;
 ``tls`` is TLS over TCP, ``tls_memory`` over memory; ``pipes`` are those of two real processes.
 """
 
@@ -18,8 +19,8 @@ from raw_peer import Streams, make_streams
 from trio_ws import WebSocketStream
 from trio_ws.testing import FaultyStream
 
-KINDS = ("memory", "lockstep", "split", "socket", "tcp", "tls", "tls_memory", "pipes")
-DETERMINISTIC_KINDS = ("memory", "lockstep", "split", "socket", "tls_memory")
+KINDS = ("memory", "lockstep", "split", "socket", "watched", "tcp", "tls", "tls_memory", "pipes")
+DETERMINISTIC_KINDS = ("memory", "lockstep", "split", "socket", "watched", "tls_memory")
 """Those with which everything that can happen has happened once all tasks are blocked."""
 
 

@@ -22,6 +22,7 @@ that the connection is over.
 from __future__ import annotations
 
 import logging
+from contextvars import copy_context
 from dataclasses import dataclass
 from functools import partial
 from typing import Final, Literal, Unpack, overload
@@ -42,7 +43,7 @@ from ._frames import (
     validate_utf8,
 )
 from ._http import Request, Response
-from ._options import StreamKeywords, StreamOptions
+from ._options import ControlCallback, StreamKeywords, StreamOptions
 from ._outbox import Outbox
 from ._payloads import (
     Data,
@@ -53,6 +54,7 @@ from ._payloads import (
     to_bytes,
 )
 from ._pings import Pings, fresh_payload
+from ._poller import current_poller
 from ._protocol import (
     RECEIVING,
     Close,
@@ -179,6 +181,8 @@ class WebSocketStream(trio.abc.Channel[str | bytes]):
         self._closed = LateEvent()
         # Time
         self._ticker = current_ticker()
+        self._poller = current_poller()
+        self._control_callback = _in_this_context(options.control_callback)
         self._timer = Timer(self._ticker, self._deadline_passed)
         self._deadlines = Deadlines(options.timeouts, trio.current_time())
         self._messages_received = 0
@@ -204,6 +208,7 @@ class WebSocketStream(trio.abc.Channel[str | bytes]):
             self._deadlines,
         )
         self._reader_scope.shield = shield
+        self._poller.join()
         nursery.start_soon(self._read_in_background, name="trio_ws reader")
         self._set_timer()
 
@@ -286,6 +291,8 @@ class WebSocketStream(trio.abc.Channel[str | bytes]):
         """
         options = self._options.replace(changes)
         self._options = options
+        if "control_callback" in changes:
+            self._control_callback = _in_this_context(options.control_callback)
         self._protocol.max_message_size = options.max_message_size
         self._outbox.max_frame_size = options.max_frame_size
         self._senders.max_size = options.max_outbox_size
@@ -811,6 +818,9 @@ class WebSocketStream(trio.abc.Channel[str | bytes]):
             if protocol.stalled:
                 self._handle(protocol.decode(b"", room))
                 continue
+            if self._poller.is_crowded and transport.can_be_watched:
+                await transport.watch(self._poller, self._read_available)
+                continue
             data: Buffer | None = None
             error: Exception | None = None
             try:
@@ -825,6 +835,18 @@ class WebSocketStream(trio.abc.Channel[str | bytes]):
                 self._lose(error)
             elif data is not None:
                 self._take(data)
+
+    def _read_available(self) -> bool:
+        """One read, in the poller's task; whether the next one needs nothing of the reader."""
+        try:
+            data = self._transport.receive_nowait(self._receive_limit(self._room()))
+        except Exception as error:
+            self._lose(error)
+            return False
+        if data is not None:
+            self._take(data)
+        protocol = self._protocol
+        return protocol.state in RECEIVING and not protocol.stalled and self._room() > 0
 
     def _take(self, data: Buffer) -> None:
         """Bytes that the transport has brought; none if it has ended."""
@@ -916,7 +938,7 @@ class WebSocketStream(trio.abc.Channel[str | bytes]):
         return True
 
     def _call_back(self, opcode: Opcode, payload: bytes) -> bool:
-        callback = self._options.control_callback
+        callback = self._control_callback
         if callback is None:
             return True
         try:
@@ -958,6 +980,11 @@ class WebSocketStream(trio.abc.Channel[str | bytes]):
     def _stop_sending(self) -> None:
         """A write failed: the reader has to find out what that means, and has not for ever."""
         self._senders.stop()
+        error = self._writer.error
+        if isinstance(error, trio.ClosedResourceError):
+            # Somebody else has closed the transport, of which a poller hears nothing.
+            self._give_up(error)
+            return
         self._begin_close_deadline()
         self._wake_reader_if_room()
 
@@ -1001,6 +1028,7 @@ class WebSocketStream(trio.abc.Channel[str | bytes]):
         if self._concluded:
             return
         self._concluded = True
+        self._poller.leave()
         if self._protocol.state in (State.OPEN, State.CLOSE_SENT, State.CLOSE_RECEIVED):
             self._released = True
             self._discard_messages()
@@ -1034,10 +1062,14 @@ class WebSocketStream(trio.abc.Channel[str | bytes]):
     def _expire(self, what: str) -> None:
         """Too slow: tear the transport down. Once both Closes are exchanged that is no fault."""
         self._timer.close()
+        error = trio.TooSlowError(what)
+        error.__cause__ = self._writer.error
+        self._give_up(error)
+
+    def _give_up(self, cause: Exception) -> None:
+        """The transport is of no use any more."""
         if self._protocol.state in RECEIVING:
-            error = trio.TooSlowError(what)
-            error.__cause__ = self._writer.error
-            self._lose(error)
+            self._lose(cause)
         self._reader_scope.cancel()
 
 
@@ -1054,6 +1086,14 @@ def _make_codec(
 def _price(size: int, compressed: bool) -> int:
     """What a message costs of the budget beside its being one."""
     return size * _DEFLATE_PRICE if compressed else size // _BYTES_FOR_ONE
+
+
+def _in_this_context(callback: ControlCallback | None) -> ControlCallback | None:
+    """*callback*, with the context variables of this task, whichever task calls it."""
+    if callback is None:
+        return None
+    context, function = copy_context(), callback
+    return lambda opcode, payload: context.run(function, opcode, payload)
 
 
 def _sent_reason(code: int | None, reason: str) -> CloseReason:

@@ -33,7 +33,7 @@ class Waiter:
 
     def __init__(self) -> None:
         self.task = trio.lowlevel.current_task()
-        self._error: Exception | None = None
+        self._error: BaseException | None = None
 
     def wait(self, forget: Callable[[Task, None], object]) -> Awaitable[object]:
         """Wait to be woken; :meth:`check` is next.
@@ -70,7 +70,7 @@ class Waiter:
         """The work is done."""
         trio.lowlevel.reschedule(self.task)
 
-    def refuse(self, error: Exception) -> None:
+    def refuse(self, error: BaseException) -> None:
         """The work can not be done any more: let :meth:`park` raise *error*."""
         self._error = error
         trio.lowlevel.reschedule(self.task)

@@ -1,0 +1,274 @@
+"""The poller: one task that reads the sockets of many streams; the rest is for their readers."""
+
+from __future__ import annotations
+
+import contextvars
+import os
+import socket
+
+import pytest
+import trio
+import trio.testing
+from background import begin
+from raw_peer import TEXT, Frame, RawPeer, make_streams, open_with_peer
+
+from trio_ws import ConnectionClosedError, WebSocketStream
+from trio_ws._frames import Opcode
+from trio_ws._poller import _BATCH, _CROWD, Poller, current_poller
+from trio_ws._protocol import Role
+from trio_ws.testing import websocket_pair
+
+ROLES = pytest.mark.parametrize("role", Role)
+
+
+def pollers() -> list[str]:
+    """The poller's tasks of this run."""
+    root = trio.lowlevel.current_root_task()
+    assert root is not None
+    tasks = [task for nursery in root.child_nurseries for task in nursery.child_tasks]
+    return [task.name for task in tasks if task.name == "trio_ws poller"]
+
+
+class Watched:
+    """One end of a socket pair that is watched, and what came of it."""
+
+    def __init__(self, poller: Poller) -> None:
+        self.poller = poller
+        self.ours, self.theirs = socket.socketpair()
+        self.received: list[bytes] = []
+
+    def step(self) -> bool:
+        self.received.append(self.ours.recv(100))
+        return self.received[-1] != b"end"
+
+    async def watch(self) -> None:
+        await self.poller.watch(self.ours.fileno(), self.step)
+
+    def close(self) -> None:
+        self.ours.close()
+        self.theirs.close()
+
+
+class Ticks(trio.abc.Instrument):
+    """Counts before each tick of the scheduler what has been received."""
+
+    def __init__(self, all_watched: list[Watched]) -> None:
+        self._all_watched = all_watched
+        self.counts: list[int] = []
+
+    def before_io_wait(self, timeout: float) -> None:
+        self.counts.append(sum(len(watched.received) for watched in self._all_watched))
+
+
+@pytest.fixture
+async def watched() -> Watched:  # noqa: ASYNC124 (a run has to be there)
+    return Watched(current_poller())
+
+
+# Watching
+
+
+async def test_what_is_watched_is_read_until_its_step_says_so(
+    watched: Watched, nursery: trio.Nursery
+) -> None:
+    watching = await begin(nursery, watched.watch)
+    for data in (b"1", b"2", b"end"):
+        assert not watching.is_over
+        watched.theirs.send(data)
+        await trio.testing.wait_all_tasks_blocked()
+    await watching.result()
+    watched.theirs.send(b"unread")
+    await trio.testing.wait_all_tasks_blocked()
+    assert watched.received == [b"1", b"2", b"end"]
+    watched.close()
+
+
+async def test_it_can_be_watched_again_and_what_came_meanwhile_is_there(
+    watched: Watched, nursery: trio.Nursery
+) -> None:
+    for _ in range(3):
+        watched.theirs.send(b"end")
+        await watched.watch()
+    assert watched.received == [b"end"] * 3
+    watched.close()
+
+
+async def test_what_is_cancelled_is_not_watched(watched: Watched, nursery: trio.Nursery) -> None:
+    watching = await begin(nursery, watched.watch)
+    watching.cancel()
+    watched.theirs.send(b"unread")
+    await trio.testing.wait_all_tasks_blocked()
+    assert watching.was_cancelled
+    assert watched.received == []
+    assert watched.ours.recv(100) == b"unread"
+    watched.close()
+
+
+@pytest.mark.parametrize("error", [ValueError("no"), SystemExit(3)])
+async def test_what_a_step_raises_belongs_to_who_watches(
+    error: BaseException, watched: Watched, nursery: trio.Nursery
+) -> None:
+    def fail() -> bool:
+        raise error
+
+    watched.theirs.send(b"1")
+    with pytest.raises(type(error)) as info:
+        await current_poller().watch(watched.ours.fileno(), fail)
+    assert info.value is error
+    other = Watched(watched.poller)
+    other.theirs.send(b"end")
+    await other.watch()
+    watched.close()
+    other.close()
+
+
+async def test_of_very_many_each_is_read(nursery: trio.Nursery) -> None:
+    """Not all in one step: other tasks have their turn."""
+    all_watched = [Watched(current_poller()) for _ in range(2 * _BATCH + 1)]
+    for watched in all_watched:
+        nursery.start_soon(watched.watch)
+    await trio.testing.wait_all_tasks_blocked()
+    ticks = Ticks(all_watched)
+    trio.lowlevel.add_instrument(ticks)
+    for watched in all_watched:
+        watched.theirs.send(b"end")
+    await trio.testing.wait_all_tasks_blocked()
+    trio.lowlevel.remove_instrument(ticks)
+    assert sorted(set(ticks.counts)) == [0, _BATCH, 2 * _BATCH, len(all_watched)]
+    for watched in all_watched:
+        watched.close()
+
+
+async def test_a_number_that_was_closed_and_is_used_again_is_not_mistaken(
+    watched: Watched, nursery: trio.Nursery
+) -> None:
+    watching = await begin(nursery, watched.watch)
+    other = Watched(watched.poller)
+    number = watched.ours.fileno()
+    watched.ours.close()
+    os.dup2(other.ours.fileno(), number)
+    again = await begin(nursery, other.poller.watch, number, other.step)
+    with pytest.raises(trio.ClosedResourceError):
+        await watching.result()
+    other.theirs.send(b"end")
+    await again.result()
+    assert watched.received == []
+    os.close(number)
+    watched.close()
+    other.close()
+
+
+# One per run
+
+
+async def test_a_run_has_one_poller_and_its_task_when_it_is_needed(nursery: trio.Nursery) -> None:
+    assert current_poller() is current_poller()
+    assert pollers() == []
+    several = [Watched(current_poller()) for _ in range(3)]
+    for watched in several:
+        nursery.start_soon(watched.watch)
+    await trio.testing.wait_all_tasks_blocked()
+    assert pollers() == ["trio_ws poller"]
+    nursery.cancel_scope.cancel()
+    for watched in several:
+        watched.close()
+
+
+def test_a_run_may_end_while_a_system_task_watches() -> None:
+    ends: list[Watched] = []
+
+    async def main() -> None:
+        ends.append(Watched(current_poller()))
+        trio.lowlevel.spawn_system_task(ends[-1].watch)
+        await trio.testing.wait_all_tasks_blocked()
+
+    for _ in range(5):
+        trio.run(main)
+    for watched in ends:
+        assert watched.received == []
+        watched.close()
+
+
+# Streams
+
+
+async def test_streams_are_watched_while_there_are_many(nursery: trio.Nursery) -> None:
+    poller = current_poller()
+    streams: list[WebSocketStream] = []
+    for _ in range(_CROWD // 2):
+        assert not poller.is_crowded
+        streams += await websocket_pair(nursery)
+    assert poller.is_crowded
+    assert pollers() == []
+    ws, peer = await open_with_peer(nursery, Role.SERVER, await make_streams("socket"))
+    await trio.testing.wait_all_tasks_blocked()
+    assert pollers() == ["trio_ws poller"]
+    await peer.send(Frame(TEXT, b"one"), Frame(TEXT, b"two"))
+    assert [await ws.receive(), await ws.receive()] == ["one", "two"]
+    await peer.stream.aclose()
+    await ws.wait_closed()
+    for stream in streams:
+        await stream.aclose()
+    assert not poller.is_crowded
+
+
+@ROLES
+async def test_a_callback_sees_the_context_of_who_gave_it(
+    role: Role, nursery: trio.Nursery
+) -> None:
+    variable = contextvars.ContextVar[str]("variable")
+    seen: list[str] = []
+
+    def note(opcode: Opcode, payload: bytes) -> None:
+        seen.append(variable.get())
+
+    async def ping(peer: RawPeer) -> None:
+        await peer.send(Frame(Opcode.PING, b""))
+        await trio.testing.wait_all_tasks_blocked()
+
+    variable.set("at first")
+    ws, peer = await open_with_peer(
+        nursery, role, await make_streams("watched"), control_callback=note
+    )
+    variable.set("later")
+    await ping(peer)
+    ws.configure(max_message_size=100)
+    await ping(peer)
+    ws.configure(control_callback=note)
+    await ping(peer)
+    assert seen == ["at first", "at first", "later"]
+    await peer.stream.aclose()
+
+
+@ROLES
+async def test_a_socket_that_somebody_else_closes_is_found_out_by_the_next_write(
+    role: Role, nursery: trio.Nursery
+) -> None:
+    ws, peer = await open_with_peer(nursery, role, await make_streams("watched"))
+    receiver = await begin(nursery, ws.receive)
+    await ws.transport_stream.aclose()
+    await ws.send("into the void")
+    with pytest.raises(ConnectionClosedError) as info:
+        await receiver.result()
+    assert info.value.code == 1006
+    assert isinstance(info.value.__cause__, trio.ClosedResourceError)
+    await ws.aclose()
+    await peer.stream.aclose()
+
+
+async def test_a_fault_in_the_poller_s_step_is_an_internal_error(
+    nursery: trio.Nursery, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ws, peer = await open_with_peer(nursery, Role.SERVER, await make_streams("watched"))
+    fault = RuntimeError("a fault")
+
+    def fail(data: object, limit: int) -> None:
+        raise fault
+
+    await trio.testing.wait_all_tasks_blocked()
+    monkeypatch.setattr(type(ws._protocol), "decode", lambda self, data, limit: fail(data, limit))
+    await peer.send(Frame(TEXT, b"hello"))
+    with pytest.raises(ConnectionClosedError) as info:
+        await ws.receive()
+    assert (info.value.code, info.value.__cause__) == (1011, fault)
+    await peer.stream.aclose()
