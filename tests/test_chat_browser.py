@@ -43,6 +43,10 @@ window.setTimeout = (act, delay) => {
   return setPageTimeout(act, delay / 50);
 };"""
 
+NOTE_TYPES = """
+window.types = [];
+socket.addEventListener("message", ({ data }) => types.push(JSON.parse(data).type));"""
+
 NOTE_ADDITIONS = """
 window.additions = [];
 new MutationObserver((records) => records.forEach(({ addedNodes }) => addedNodes.forEach((node) => {
@@ -199,6 +203,7 @@ def test_a_connection_that_lives_is_kept_whatever_the_browser_says(
     browser: webdriver.Chrome, server: Server
 ) -> None:
     ann = Window(browser, server.url).join("Ann")
+    ann.run(NOTE_TYPES)
     for is_online in (False, True):
         ann.run("heard = 0")
         network = {"offline": not is_online, "latency": 0, "downloadThroughput": -1}
@@ -209,6 +214,9 @@ def test_a_connection_that_lives_is_kept_whatever_the_browser_says(
     assert ann.find("#state").text == "connected"
     assert ann.find("#alert").text == ""
     assert [words for words in ann.notices() if "onnected" in words] == []
+    heard = ann.run("return types")
+    assert isinstance(heard, list)
+    assert set(heard) == {"pong"}
 
 
 def test_the_attempts_to_reconnect_are_ever_further_apart_and_at_random(
@@ -366,7 +374,7 @@ def test_an_alert_is_gone_when_its_reason_is(browser: webdriver.Chrome) -> None:
             ann.lose_connection()
             bob = Window(browser, server.url).join("Bob")
             ann.find_network()
-            ann.wait(lambda: ann.find("#alert").text == "1 are in this room: it is full")
+            ann.wait(lambda: ann.find("#alert").text == "this room is full: 1 may be in it")
             bob.run("wantsIn = false; socket.close()")
             if is_stopped:
                 server.stop()

@@ -96,7 +96,7 @@ async def test_a_refusal_is_said_in_a_line_with_what_helps() -> None:
     async with running_chat("--members", "2") as chat:
         ended = await run(*LOAD, chat.url, "--clients", "5", "--rooms", "1")
     assert ended.code == 1
-    words = r"client \d was refused: \d are in this room: it is full \(use more --rooms, or"
+    words = r"client \d was refused: this room is full: \d may be in it \(use more --rooms, or"
     assert re.match(words, ended.output.splitlines()[-1])
     assert "Traceback" not in ended.output
 

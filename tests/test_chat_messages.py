@@ -19,6 +19,7 @@ from examples.chat.messages import (
     Joined,
     Left,
     Message,
+    Ping,
     Refused,
     Rename,
     Renamed,
@@ -49,6 +50,7 @@ JOIN = {"type": "join", "room": "lobby", "nick": "Ann", "session": KEY}
         ({"type": "say", "key": KEY, "text": "x" * 1000}, Say(KEY, "x" * 1000)),
         ({"type": "rename", "nick": "x" * 32, "more": 1}, Rename("x" * 32)),
         ({"type": "typing"}, StartTyping()),
+        ({"type": "ping"}, Ping()),
     ],
 )
 def test_what_is_in_order_is_understood(fields: object, parsed: object) -> None:
@@ -129,7 +131,7 @@ def test_a_nickname_has_no_character_that_can_not_be_seen(nick: str, character: 
     with pytest.raises(Refused) as refused:
         parse(json.dumps({"type": "rename", "nick": nick.format(character)}))
     assert refused.value.code == Code.BAD_MESSAGE
-    assert refused.value.text == f"nick: U+{ord(character):04X} can not be seen"
+    assert refused.value.text == f"nick: U+{ord(character):04X} can not be seen here"
 
 
 @pytest.mark.parametrize(
@@ -151,6 +153,11 @@ def test_accents_alone_and_heaps_of_them_are_no_nickname(nick: str) -> None:
         "\u0928\u0940\u0932",
         "\u674e",
         "\U0001f98a",
+        "\u2764\ufe0f",  # a red heart
+        "Ann \U0001f469\U0001f3fd\u200d\U0001f680",  # with the colour of her skin
+        "\U0001f3f3\ufe0f\u200d\U0001f308 Ann",  # a flag of the rainbow
+        "\U0001f468\u200d\U0001f469\u200d\U0001f467\u200d\U0001f466",  # a family
+        "\U0001f1eb\U0001f1f7",
         "42",
         "<b>",
     ],
@@ -159,6 +166,27 @@ def test_names_of_all_languages_can_be_nicknames(nick: str) -> None:
     assert parse(json.dumps({"type": "rename", "nick": nick})) == Rename(
         unicodedata.normalize("NFC", nick)
     )
+
+
+@pytest.mark.parametrize(
+    "nick",
+    [
+        "A\ufe0f",
+        "1\ufe0f\u20e3",
+        "\u2800\ufe0f",
+        "\u2764\ufe0f\ufe0f",
+        "\U0001f469\u200d",
+        "\u200d\U0001f469",
+        "\U0001f469\u200d\u200d\U0001f680",
+        "\U0001f469\u200dA",
+        "A\u200d\U0001f680",
+        "\U0001f469 \u200d\U0001f680",
+    ],
+)
+def test_what_joins_emoji_joins_nothing_else(nick: str) -> None:
+    with pytest.raises(Refused) as refused:
+        parse(json.dumps({"type": "rename", "nick": nick}))
+    assert refused.value.text.endswith(" can not be seen here")
 
 
 @pytest.mark.parametrize("text", [1, "", " \n", "\u200b\u3164 \u2800", "x" * 1001, "\ud83d"])
@@ -209,6 +237,8 @@ def test_a_welcome_holds_the_messages(messages: list[Message]) -> None:
         ("\u03a3", "\u03c2"),
         ("\u1fb3", "\u0391\u0399"),
         ("\u212bsa", "\u00e5sa"),
+        ("\u2764\ufe0f", "\u2764"),
+        ("\U0001f469\u200d\U0001f680", "\U0001f469\U0001f680"),
     ],
 )
 def test_variants_of_a_name_are_the_same_name(one: str, other: str) -> None:

@@ -20,12 +20,14 @@ class FarBackplane(MemoryBackplane):
     """One that can not be reached at times, which takes 3 seconds to notice.
 
     :ivar hung: the rooms that hang when they open or close.
+    :ivar claiming: set when nicknames are decided on.
     """
 
     def __init__(self) -> None:
         super().__init__()
         self.reachable = True
         self.hung: set[str] = set()
+        self.claiming: trio.Event | None = None
 
     async def open(self, room: str) -> RoomState:
         await self._get_through(room)
@@ -35,6 +37,11 @@ class FarBackplane(MemoryBackplane):
         if room in self.hung:
             await trio.sleep(3)
         await super().close(room)
+
+    async def claim(self, room: str, who: Identity) -> bool:
+        if self.claiming is not None:
+            await self.claiming.wait()
+        return await super().claim(room, who)
 
     async def rename(self, room: str, who: Identity, nick: str) -> bool:
         is_theirs = await super().rename(room, who, nick)
@@ -307,19 +314,20 @@ async def test_who_is_too_fast_is_told_when_to_try_again(
     await ann.say("three", key="key-of-ann")
 
 
+@pytest.mark.parametrize("flood", ['{"type": "typing"}', '{"type": "ping"}', "no JSON"])
 async def test_who_does_not_slow_down_is_dropped(
-    nursery: trio.Nursery, autojump_clock: trio.abc.Clock
+    nursery: trio.Nursery, autojump_clock: trio.abc.Clock, flood: str
 ) -> None:
     chat = await start(nursery)
     ann, bob = await chat.enter("Ann"), await chat.enter("Bob")
-    async with trio.open_nursery() as flood:
+    async with trio.open_nursery() as sending:
 
         async def send_forever() -> None:
             with pytest.raises(trio_ws.ConnectionClosedError):
                 while True:
-                    await ann.send("typing")
+                    await ann.ws.send(flood)
 
-        flood.start_soon(send_forever)
+        sending.start_soon(send_forever)
         end = await ann.end()
     assert (end.code, end.reason) == (1008, "you were told to slow down")
     await bob.hear_until("left", nick="Ann")
@@ -343,6 +351,59 @@ async def test_a_full_room_and_a_full_server_say_so(
     await visitor.ws.aclose()
     await trio.testing.wait_all_tasks_blocked()
     await other.join("Eve", "garden")
+
+
+async def test_who_is_in_a_full_room_can_come_back_to_it(
+    nursery: trio.Nursery, autojump_clock: trio.abc.Clock
+) -> None:
+    chat = await start(nursery, Limits(members=2))
+    await chat.enter("Ann")
+    bob = await chat.enter("Bob")
+    await (await chat.connect()).join("Bob", session=bob.session)
+    assert (await bob.end()).code == 4000
+    eve = await chat.connect()
+    await eve.send("join", room="lobby", nick="Eve", session=eve.session)
+    error = await eve.hear()
+    assert (error["code"], error["text"]) == ("room_full", "this room is full: 2 may be in it")
+
+
+async def test_who_tries_to_come_in_takes_no_place_for_longer(
+    nursery: trio.Nursery, autojump_clock: trio.abc.Clock
+) -> None:
+    backplane = FarBackplane()
+    chat = await start(nursery, Limits(members=2), backplane)
+    await chat.enter("Ann")
+    backplane.claiming = trio.Event()
+    others = [await chat.connect() for _ in range(3)]
+    for number, visitor in enumerate(others):
+        nick = "Bob" if number == 1 else "Ann"
+        await visitor.send("join", room="lobby", nick=nick, session=visitor.session)
+        await trio.testing.wait_all_tasks_blocked()
+    # The first may still turn out to be the second member.
+    assert [(await visitor.hear())["code"] for visitor in others[1:]] == ["room_full"] * 2
+    backplane.claiming.set()
+    assert (await others[0].hear())["code"] == "nick_taken"
+    await others[1].join("Bob")
+
+
+async def test_a_ping_is_answered_and_costs_nothing_of_the_rate_but_has_a_rate_of_its_own(
+    nursery: trio.Nursery, autojump_clock: trio.abc.Clock
+) -> None:
+    chat = await start(nursery, Limits(rate=0.01, burst=3, pings=0.5))
+    ann = await chat.enter("Ann")
+    for _ in range(3):
+        await ann.send("ping")
+        assert await ann.hear() == {"type": "pong"}
+    await ann.send("ping")
+    error = await ann.hear()
+    assert (error["code"], error["retry_after"]) == ("slow_down", 2)
+    await ann.say("one")
+    await ann.say("two")
+    await trio.sleep(2)
+    await ann.send("ping")
+    await ann.hear_until("pong")
+    await ann.send("typing")
+    assert (await ann.hear())["code"] == "slow_down"
 
 
 async def test_a_full_server_closes_the_room_that_is_empty_for_longest(

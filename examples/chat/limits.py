@@ -14,7 +14,8 @@ class Limits:
     :ivar members: members of a room.
     :ivar history: messages that a room keeps for who comes later.
     :ivar rate: things that a client may do in a second, in the long run.
-    :ivar burst: things that it may do at once.
+    :ivar pings: pings that it may send in a second, besides.
+    :ivar burst: things that it may do at once, and pings.
     :ivar join: seconds from connecting to having joined.
     :ivar patience: seconds for which a client's outbox may stay full.
     :ivar keep: seconds that a room is kept when everybody has left, if it need not make space.
@@ -25,6 +26,7 @@ class Limits:
     members: int = 500
     history: int = 50
     rate: float = 5.0
+    pings: float = 1.0
     burst: int = 10
     join: float = 30.0
     patience: float = 5.0

@@ -18,8 +18,12 @@ From a client; ``join`` comes first, and once:
                                                        are remembered for ten minutes, as long as
                                                        2,000 others do not follow in the room.
 ``typing``                                             Say that one is writing.
+``ping``                                               Ask for a sign of life, which costs
+                                                       nothing of what a client may do in a
+                                                       second; ten at once, and then one a second.
 ``rename``  ``nick``                                   Take another nickname. It has at most 32
-                                                       characters, all of which can be seen.
+                                                       characters, all of which can be seen;
+                                                       or join emoji, or make them colourful.
 =========== ========================================== ==========================================
 
 From the server:
@@ -40,6 +44,7 @@ From the server:
 ``left``     ``nick``                                    Somebody left.
 ``renamed``  ``old``, ``new``                            Somebody has another nickname.
 ``typing``   ``nick``                                    Somebody is writing.
+``pong``                                                 The answer to ``ping``.
 ``nicks``    ``nicks``                                   Who is here, after some of that was
                                                          missed.
 ``missed``                                               More was said than the server could get
@@ -83,6 +88,12 @@ _blank_names = re.compile(
     r"\b(BLANK$|FILLER\b|JOINER$|NULL NOTEHEAD$|VARIATION SELECTOR\b|VOWEL INHERENT\b)"
 )
 """Names of characters that Unicode takes for letters, marks or symbols, and that nobody sees."""
+
+_EMOJI_STYLE: Final = "\N{VARIATION SELECTOR-16}"
+_JOINER: Final = "\N{ZERO WIDTH JOINER}"
+
+_joined = re.compile(r"[\ufe0f\U0001f3fb-\U0001f3ff]")
+"""What there may be between an emoji and its joiner: its style, or the colour of its skin."""
 
 _stray_marks = re.compile(r"(^|Z)M|M{5}")
 """In the categories of a nickname's characters: accents on nothing, or so many on one that they
@@ -142,7 +153,12 @@ class StartTyping:
     pass
 
 
-ClientMessage: TypeAlias = Join | Say | Rename | StartTyping
+@dataclass(frozen=True, slots=True)
+class Ping:
+    pass
+
+
+ClientMessage: TypeAlias = Join | Say | Rename | StartTyping | Ping
 
 
 def parse(data: str | bytes) -> ClientMessage:
@@ -163,8 +179,10 @@ def parse(data: str | bytes) -> ClientMessage:
             return Rename(_nick_of(fields))
         case "typing":
             return StartTyping()
+        case "ping":
+            return Ping()
         case _:
-            raise _bad("type: give join, say, rename or typing")
+            raise _bad("type: give join, say, rename, typing or ping")
 
 
 def _parse_object(data: str | bytes) -> Fields:
@@ -212,9 +230,9 @@ def _nick_of(fields: Fields) -> str:
         raise _bad("nick: give a name that can be seen")
     if len(value) > MAX_NICK:
         raise Refused(Code.TOO_LONG, f"nick: at most {MAX_NICK} characters")
-    for character in value:
-        if character != " " and not _is_visible(character):
-            raise _bad(f"nick: U+{ord(character):04X} can not be seen")
+    for index, character in enumerate(value):
+        if character != " " and not _is_visible(character) and not _is_in_emoji(value, index):
+            raise _bad(f"nick: U+{ord(character):04X} can not be seen here")
     if _stray_marks.search("".join([unicodedata.category(character)[0] for character in value])):
         raise _bad("nick: accents go on a character, and no more than 4 on one")
     return value
@@ -224,6 +242,20 @@ def _is_visible(character: str) -> bool:
     if character.isspace() or not character.isprintable():
         return False
     return not _blank_names.search(unicodedata.name(character, ""))
+
+
+def _is_in_emoji(value: str, index: int) -> bool:
+    """Whether what is there makes an emoji colourful, or joins two into one."""
+    before, after = value[:index][-1:], value[index + 1 :][:1]
+    if value[index] == _EMOJI_STYLE:
+        return _is_emoji(before)
+    is_joined = _is_emoji(before) or _joined.fullmatch(before) is not None
+    return value[index] == _JOINER and is_joined and _is_emoji(after)
+
+
+def _is_emoji(character: str) -> bool:
+    """Roughly: all but a few are symbols of this category."""
+    return character != "" and unicodedata.category(character) == "So" and _is_visible(character)
 
 
 def _text_of(fields: Fields, key: str) -> str:
@@ -251,8 +283,10 @@ def _seen_of(fields: Fields) -> int | None:
 def fold(nick: str) -> str:
     """What nicknames have in common that differ only in case, or in variants of a character.
 
-    This is how Unicode compares without regard to case and compatibility (D146).
+    This is how Unicode compares without regard to case and compatibility (D146), and to what is
+    not seen where there is no font for it.
     """
+    nick = nick.replace(_EMOJI_STYLE, "").replace(_JOINER, "")
     for form in ("NFD", "NFKD"):
         nick = unicodedata.normalize(form, nick).casefold()
     return unicodedata.normalize("NFKD", nick)

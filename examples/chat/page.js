@@ -7,8 +7,8 @@
 // and sent again after every reconnect; the server takes the same key for the same message. So
 // everything is said once, and in order.
 //
-// A connection can be dead without the browser knowing. But everything has an answer, if only an
-// error: if nothing comes for too long, the page connects anew.
+// A connection can be dead without the browser knowing. But everything has an answer, and to a ping
+// there is a pong: if nothing comes for too long, the page connects anew.
 
 const $ = (id) => document.getElementById(id);
 
@@ -83,7 +83,7 @@ function expectAnswer() {
 
 function checkConnection() {
   if (socket === null) reconnectNow();
-  else if (joined && answering === null) send({ type: "ping" });  // refused, and so answered
+  else if (joined && answering === null) send({ type: "ping" });
 }
 
 function drop(reason) {           // without waiting until the other side has closed it too
@@ -132,7 +132,7 @@ function showOnline() {
 // --- what the server says
 
 function receive(message) {
-  heard = Date.now();
+  heard = Date.now();             // that is all that a pong is for
   clearTimeout(answering);
   answering = null;
   handlers[message.type]?.(message);
@@ -231,7 +231,8 @@ function refused(error) {
 
 function refusedJoin(error) {
   if (error.code === "nick_taken" && !$("chat").hidden) {
-    const other = `${Array.from(nick).slice(0, 29).join("")} ${Math.floor(Math.random() * 90) + 10}`;
+    const start = Array.from(nick).slice(0, 29).join("").replace(/\u200d$/, "");  // not half an emoji
+    const other = `${start} ${Math.floor(Math.random() * 90) + 10}`;
     notice(`Somebody else is ${nick} now: you come back as ${other}`);
     nick = $("nick").value = other;
     send({ type: "join", room, nick, session, seen });

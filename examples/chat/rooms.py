@@ -21,8 +21,8 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Mapping
-from contextlib import suppress
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from typing import Final
 
@@ -97,6 +97,7 @@ class Room:
         self._nursery = nursery
         self._members: dict[trio_ws.WebSocketStream, Member] = {}
         self._lagging: set[Member] = set()
+        self._coming: set[Member] = set()
         self._online = True
         self.unload()
 
@@ -118,6 +119,22 @@ class Room:
 
     def state(self) -> RoomState:
         return RoomState(list(self._history), list(self._nicks.values()), self._history.gone)
+
+    @contextmanager
+    def place_for(self, member: Member) -> Iterator[None]:
+        """Keep a place free, unless *member* has one already by another connection.
+
+        :raises Refused: there is none.
+        """
+        taken = {*self.members(), *self._coming}
+        others = [each for each in taken if each.who.session != member.who.session]
+        if len(others) >= self._limits.members:
+            raise Refused(Code.ROOM_FULL, f"this room is full: {self._limits.members} may be in it")
+        self._coming.add(member)
+        try:
+            yield
+        finally:
+            self._coming.discard(member)
 
     def admit(self, member: Member, seen: int | None) -> None:
         """Welcome *member*, and let it hear all that happens from now on."""
@@ -289,16 +306,15 @@ class Rooms:
         """
         room = await self._use(name)
         try:
-            if room.users > self._limits.members:
-                raise Refused(Code.ROOM_FULL, f"{room.users - 1} are in this room: it is full")
-            if not await self._backplane.claim(name, member.who):
-                raise Refused(Code.NICK_TAKEN, f"there is a {member.who.nick} in this room")
-            try:
-                room.admit(member, seen)
-            except Exception:
-                with trio.move_on_after(LEAVE_TIMEOUT, shield=True):
-                    await self._release(name, member)
-                raise
+            with room.place_for(member):
+                if not await self._backplane.claim(name, member.who):
+                    raise Refused(Code.NICK_TAKEN, f"there is a {member.who.nick} in this room")
+                try:
+                    room.admit(member, seen)
+                except Exception:
+                    with trio.move_on_after(LEAVE_TIMEOUT, shield=True):
+                        await self._release(name, member)
+                    raise
         except BaseException:
             self._stop_using(room)
             raise

@@ -17,6 +17,7 @@ from .messages import (
     ClientMessage,
     Code,
     Join,
+    Ping,
     Refused,
     Rename,
     Say,
@@ -45,6 +46,7 @@ class Session:
         self._rooms = rooms
         self._limits = limits
         self._bucket = TokenBucket(limits.rate, limits.burst, trio.current_time())
+        self._pings = TokenBucket(limits.pings, limits.burst, trio.current_time())
         self._warnings = 0
         self._goodbye: tuple[int, str] | None = None
 
@@ -98,15 +100,24 @@ class Session:
                 await self._rooms.leave(room, member)
 
     def _check(self, data: str | bytes) -> ClientMessage:
-        wait = self._bucket.take(trio.current_time())
-        self._warnings = self._warnings + 1 if wait else max(0, self._warnings - 1)
-        if self._warnings > _WARNINGS:
-            self._goodbye = TOO_FAST
-        message = parse(data)
+        try:
+            message = parse(data)
+        except Refused:
+            self._take(self._bucket)
+            raise
+        wait = self._take(self._pings if isinstance(message, Ping) else self._bucket)
         if wait:
             key = message.key if isinstance(message, Say) else None
             raise Refused(Code.SLOW_DOWN, "not so fast", key=key, retry_after=round(wait, 3))
         return message
+
+    def _take(self, bucket: TokenBucket) -> float:
+        """Take a token from one of the buckets, and warn the client if there is none."""
+        wait = bucket.take(trio.current_time())
+        self._warnings = self._warnings + 1 if wait else max(0, self._warnings - 1)
+        if self._warnings > _WARNINGS:
+            self._goodbye = TOO_FAST
+        return wait
 
     async def _do(self, message: ClientMessage, room: Room, member: Member) -> None:
         match message:
@@ -120,6 +131,8 @@ class Session:
                 await self._rooms.rename(room, member, nick)
             case StartTyping():
                 await self._rooms.show_typing(room, member)
+            case Ping():
+                await self._ws.send(encode("pong"))
             case Join():
                 raise Refused(
                     Code.BAD_MESSAGE, "you have joined; connect again to join another room"
