@@ -775,6 +775,20 @@ def test_what_is_discarded_may_inflate_to_any_size_and_to_any_text(role: Role) -
 
 
 @BOTH_ROLES
+@pytest.mark.parametrize("begun", [False, True])
+def test_max_message_size_does_not_cut_up_what_is_discarded(role: Role, begun: bool) -> None:
+    library = CountingZlib()
+    receiver = protocol(role, library=library)
+    receiver.discarding = not begun
+    (sent,) = fragments(role, BINARY, Sender()(bytes(MIB)))
+    assert receiver.decode(sent, 1) == []
+    receiver.max_message_size = receiver.partial_size + 1
+    receiver.discarding = True
+    assert decode_all(receiver, b"", STEP) == []
+    assert library.calls <= 10 * MIB // STEP, "as if there were no limit"
+
+
+@BOTH_ROLES
 def test_what_is_discarded_must_be_deflate_data_still(role: Role) -> None:
     receiver = protocol(role)
     receiver.discarding = True
@@ -892,7 +906,7 @@ def test_one_read_full_of_small_bombs_is_inflated_in_bounded_steps(
 WORK = {
     "zeros": bomb(20),
     "noise that is stored": Sender(level=0)(noise(MIB))[0],
-    "empty stored blocks": (b"\x00" + TAIL) * 50_000,
+    "empty stored blocks": (b"\x00" + TAIL) * 50_000 + b"\x00",
     "empty final blocks": b"\x03\x00" * 10_000,
     "final blocks of a byte": b"\x4b\x04\x00" * 10_000,
 }

@@ -598,7 +598,7 @@ class Protocol:
     def _inflate_at_most(self, limit: int) -> int:
         """No more than *limit*, if that is no crumb, nor than what is one byte too many."""
         limit = max(_INFLATE_CRUMB, min(limit, _INFLATE_STEP))
-        if self.max_message_size is None:
+        if self.max_message_size is None or self._dropped:
             return limit
         return min(limit, max(self.max_message_size - self._size, 0) + 1)
 
