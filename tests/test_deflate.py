@@ -495,14 +495,16 @@ def test_corrupt_data(payload: bytes, why: str, context_takeover: bool) -> None:
         )
 
 
-@given(payload=st.binary(max_size=100), places=cuts, bound=st.integers(1, 1000))
+@given(payload=st.binary(min_size=1, max_size=100), places=cuts, bound=st.integers(1, 1000))
 def test_zlib_and_the_inflater_agree_about_garbage(
     payload: bytes, places: list[int], bound: int
 ) -> None:
     pieces = split(payload, places)
     reference = zlib.decompressobj(-15)
     try:
-        expected, more = reference.decompress(payload), reference.decompress(TAIL)
+        expected = reference.decompress(payload)
+        # What follows must be a message to it, and not be taken for the end of this one.
+        more = reference.decompress(TAIL + 100 * (b"\x00" + TAIL))
     except zlib.error:
         expected, more = b"", b"more"
     if reference.eof:
@@ -521,14 +523,34 @@ def test_a_stored_block_that_is_cut_off(
     before: bytes, block: bytes, context_takeover: bool
 ) -> None:
     stored = block + (50).to_bytes(2, "little") + (0xFFFF - 50).to_bytes(2, "little") + bytes(50)
-    message = inflate(inflater(), before, stored)
+    whole = stored + b"\x00"
+    message = inflate(inflater(), before, whole)
     for length in range(2, len(stored)):
         payload = before + stored[:length]
         for pieces in ((payload,), (payload, b""), (payload[:1], payload[1:])):
             receiver = inflater(15, context_takeover)
-            assert inflate(receiver, before, stored) == message
+            assert inflate(receiver, before, whole) == message
             with pytest.raises(InflateError, match="must be deflate data"):
                 inflate(receiver, *pieces)
+
+
+@takeover
+@pytest.mark.parametrize(
+    ("level", "strategy"),
+    [(0, zlib.Z_DEFAULT_STRATEGY), (6, zlib.Z_FIXED), (6, zlib.Z_DEFAULT_STRATEGY)],
+    ids=["stored", "fixed codes", "dynamic codes"],
+)
+def test_a_message_that_is_cut_off_within_a_block_of_any_kind(
+    level: int, strategy: int, context_takeover: bool
+) -> None:
+    text = b"".join(b"the %d. of the words is %x; " % (at, at**5) for at in range(60))
+    reference = zlib.compressobj(level, zlib.DEFLATED, -15, 8, strategy)
+    payload = (reference.compress(text) + reference.flush(zlib.Z_SYNC_FLUSH)).removesuffix(TAIL)
+    assert inflate(inflater(15, context_takeover), payload) == text
+    # One byte of a stored block is all that an empty message has.
+    for length in range(2, len(payload)):
+        with pytest.raises(InflateError, match="it is cut off"):
+            inflate(inflater(15, context_takeover), payload[:length])
 
 
 def test_the_tail_may_end_a_final_block() -> None:

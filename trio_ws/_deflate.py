@@ -49,6 +49,9 @@ _TAIL = b"\x00\x00\xff\xff"
 """The end of the empty block that a flush appends, and that is left out of a message."""
 _EMPTY_MESSAGE = b"\x00"
 """The rest of that block, alone (RFC 7692 section 7.2.3.6)."""
+_END = _TAIL + 16 * (_EMPTY_MESSAGE + _TAIL)
+"""What a message is ended with, to see that it was whole: beside its tail, more empty blocks than a
+block that lacks its end can take for the rest of its header. They cost 0.07 us."""
 _INPUT_STEP = 4 * 1024
 
 _Parameters: TypeAlias = Sequence[tuple[str, str | None]]
@@ -554,10 +557,14 @@ class Inflater:
     def _end_block(self, stream: _Decompressor) -> None:
         """The end of a message: the tail of its empty block, which was left out of it.
 
-        The tail is given alone, because nothing can come of it: if something does, it was taken for
-        the data of a block that lacks its end.
+        It is given alone, because nothing can come of it: if something does, or it makes no sense,
+        it was taken for a part of a block that lacks its end.
         """
-        if self._decompress(stream, _TAIL, 1):
+        try:
+            is_whole = not stream.decompress(_END, 1)
+        except self._library.error:
+            is_whole = False
+        if not is_whole:
             raise InflateError(_broken_rule("it is cut off"))
         if stream.eof:
             self._stream = None
