@@ -202,6 +202,23 @@ async def test_over_a_socket_the_peer_may_answer_after_it_has_read_eof(sockets: 
         near.write_nowait([b"x"])
 
 
+@pytest.mark.skipif(not hasattr(socket, "TCP_NOTSENT_LOWAT"), reason="no such option here")
+async def test_of_a_large_frame_alone_the_kernel_may_hold_much(nursery: trio.Nursery) -> None:
+    near, _far = await open_sockets("tcp", nursery)
+    transport = SocketTransport(near)
+
+    def may_hold() -> int:
+        return near.socket.getsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT)
+
+    assert transport.write_nowait([b"header", LARGE]) > 0
+    assert may_hold() == len(LARGE)
+    transport.write_nowait([b"small", b"frames"])
+    assert may_hold() == 16 * KIB
+    transport.abort()
+    with pytest.raises(trio.ClosedResourceError):
+        transport.write_nowait([LARGE])
+
+
 # Any stream but a socket
 
 

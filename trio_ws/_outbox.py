@@ -52,6 +52,9 @@ _MAX_FRAGMENTS: Final = 512
 _EMPTY: Final[deque[Any]] = deque(maxlen=0)
 """Stands for every queue that is empty: a deque takes 760 bytes, and most connections are idle."""
 
+_UNMASKED_PIECE: Final = 1024 * 1024
+"""Bytes of a large frame without a mask that one system call is given: no step is longer."""
+
 _REFILL = 16 * 1024
 """Bytes that must have been taken before more is encoded, so that pieces do not become tiny."""
 
@@ -443,12 +446,11 @@ class Outbox:
         self._append(frames, _Boundary.DATA, ends)
 
     def _encode_payload(self) -> None:
-        """The next piece of a frame too large to be copied; without a mask, all of it."""
+        """The next piece of a frame too large to be copied."""
         data, key = self._data[0], self._frame_key
         payload = data.payload
-        length = self._frame_left
-        if key is not None:
-            length = min(length, AHEAD - self._encoded_size)
+        most = _UNMASKED_PIECE if key is None else AHEAD - self._encoded_size
+        length = min(self._frame_left, most)
         chunk = memoryview(payload)[self._offset : self._offset + length]
         self._frame_left -= length
         if self._frame_left:
