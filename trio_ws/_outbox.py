@@ -223,22 +223,37 @@ class Outbox:
         self._committed_data += 1
         self.messages += fin
 
-    def frame_at_once(self, opcode: Opcode, payload: bytes) -> bytes | None:
-        """The frame of a small message that is committed, if nothing else is to be written.
+    def commit_alone(self, opcode: Opcode, payload: bytes) -> bytes | None:
+        """Commit a small message that is all there is to write, and return its frame.
 
-        None if it has to take the way of all: by :meth:`commit_data`. Whoever asks writes it, and
-        reports it to :meth:`written_at_once`.
+        None, and nothing has happened, if it is not: then it is for :meth:`commit_data`. Whoever
+        has the frame writes it and reports it to :meth:`written_alone`.
         """
-        if self._encoded or self._data or self._controls or self._pong is not None:
+        if self._encoded or self._data or not self._may_be_alone(payload):
             return None
-        if len(payload) > _COPY_BELOW or self.max_frame_size is not None:
-            return None
-        return self._frame(opcode | FIN, payload)
-
-    def written_at_once(self, frame: bytes, count: int) -> None:
-        """The transport has taken the first *count* bytes of :meth:`frame_at_once`."""
         self._committed_data += 1
         self.messages += 1
+        return self._frame(opcode | FIN, payload)
+
+    def take_alone(self) -> bytes | None:
+        """The frame of the one message that was committed, as :meth:`commit_alone` has it."""
+        if self._encoded or len(self._data) != 1:
+            return None
+        opcode, payload, fin, compress, cut = self._data[0]
+        is_simple = fin and not compress and not cut and not self._offset
+        if not is_simple or type(payload) is not bytes or not self._may_be_alone(payload):
+            return None
+        self._data = _EMPTY
+        self.size -= FRAME_COST + len(payload)
+        return payload if opcode is None else self._frame(opcode | FIN, payload)
+
+    def _may_be_alone(self, payload: bytes) -> bool:
+        if self._controls or self._pong is not None or self._close is not None:
+            return False
+        return len(payload) <= _COPY_BELOW and self.max_frame_size is None
+
+    def written_alone(self, frame: bytes, count: int) -> None:
+        """The transport has taken the first *count* bytes of the one frame that there was."""
         if count == len(frame):
             self._written_data += 1
             return

@@ -552,8 +552,9 @@ class WebSocketStream(trio.abc.Channel[str | bytes]):
 
     def _has_turn(self) -> bool:
         """Whether a message may be committed without waiting; what was gathered may make room."""
-        if not self._senders.has_turn():
-            self._writer.flush_gathered()
+        if self._senders.has_turn():
+            return True
+        self._writer.flush_gathered()
         return self._senders.has_turn()
 
     def _commit(self, opcode: Opcode, payload: bytes, compressed: bool) -> None:
