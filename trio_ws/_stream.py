@@ -835,21 +835,22 @@ class WebSocketStream(trio.abc.Channel[str | bytes]):
                 await trio.lowlevel.checkpoint_if_cancelled()
                 self._lose(error)
             elif data is not None:
-                self._take(data)
+                self._take(data, self._room())
 
     def _read_available(self) -> bool:
         """One read, in the poller's task; whether the next one needs nothing of the reader."""
+        room = self._room()
         try:
-            data = self._transport.receive_nowait(self._receive_limit(self._room()))
+            data = self._transport.receive_nowait(self._receive_limit(room))
         except Exception as error:
             self._lose(error)
             return False
         if data is not None:
-            self._take(data)
+            self._take(data, room)
         protocol = self._protocol
         return protocol.state in RECEIVING and not protocol.stalled and self._room() > 0
 
-    def _take(self, data: Buffer) -> None:
+    def _take(self, data: Buffer, room: int) -> None:
         """Bytes that the transport has brought; none if it has ended."""
         if not data:
             self._lose(self._writer.error)
@@ -857,7 +858,7 @@ class WebSocketStream(trio.abc.Channel[str | bytes]):
         self._deadlines.received(trio.current_time())
         self._writer.begin_turn()
         self._bytes_received += len(data)
-        self._handle(self._protocol.decode(data, self._room()))
+        self._handle(self._protocol.decode(data, room))
 
     def _receive_limit(self, room: int) -> int:
         """As much as one system call can bring; but not much more than there is room for, if nobody
