@@ -1271,14 +1271,19 @@ def test_no_call_deflates_more_than_some_pieces(content: bytes, count: int) -> N
 
 
 @BOTH
-@pytest.mark.parametrize("compress", [False, True])
+@pytest.mark.parametrize("compress", ["not", "alone", "for many"])
 @pytest.mark.parametrize("max_frame_size", [1, 3, 100])
 def test_no_call_packs_more_than_some_hundred_frames(
-    masked: bool, compress: bool, max_frame_size: int
+    masked: bool, compress: str, max_frame_size: int
 ) -> None:
-    box, peer = outbox(masked, max_frame_size), Peer()
+    box, peer = outbox(masked, max_frame_size, takeover=False), Peer(15, False)
     content = noise(30_000)
-    box.commit_data(BINARY, content, True, compress)
+    shared = SharedDeflate(
+        content, Deflater(window_bits=15, context_takeover=False, level=6, mem_level=8)
+    )
+    box.commit_data(
+        BINARY, content, True, shared if compress == "for many" else compress == "alone"
+    )
     wire = b""
     while buffers := box.buffers():
         assert len(buffers) <= 1200

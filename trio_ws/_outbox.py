@@ -482,14 +482,19 @@ class Outbox:
         """The next piece of a message that is compressed, in frames of its own."""
         data, offset = self._data[0], self._offset
         assert data.opcode is not None
+        shared = data.compress if isinstance(data.compress, SharedDeflate) else None
         size = PIECE
-        if self.max_frame_size is not None and not isinstance(data.compress, SharedDeflate):
+        if self.max_frame_size is not None and (shared is None or offset == 0):
             size = min(size, self.max_frame_size * _MAX_FRAGMENTS)
+        if shared is not None and size < PIECE:
+            # What is shared would be too many frames at once.
+            self._data[0] = data._replace(compress=True)
+            shared = None
         piece = memoryview(data.payload)[offset : offset + size]
         is_end = offset + len(piece) == len(data.payload)
         final = data.fin and is_end
-        if isinstance(data.compress, SharedDeflate):
-            deflated = data.compress.piece(offset // PIECE)
+        if shared is not None:
+            deflated = shared.piece(offset // PIECE)
         else:
             assert self._deflater is not None
             deflated = self._deflater.deflate(piece, final)
