@@ -95,6 +95,20 @@ class Chat:
                 await visitor.join(nick, room)
             yield visitor
 
+    @asynccontextmanager
+    async def deaf_visitor(self) -> AsyncGenerator[None]:
+        """Somebody who is in the lobby, and reads nothing."""
+        stream = await trio.open_tcp_stream("127.0.0.1", self.port)
+        async with stream, trio.open_nursery() as nursery:
+            ws = await trio_ws.wrap_client_stream(
+                nursery, stream, host="127.0.0.1", target="/chat", max_inbox_size=1
+            )
+            await Visitor(ws).send("join", room="lobby", nick="Deaf", session="session-of-deaf")
+            while "joined" not in await self.program.read_line():
+                pass
+            yield
+            nursery.cancel_scope.cancel()
+
     async def request(self, line: str, **headers: str | None) -> Answer:
         stream = await trio.open_tcp_stream("127.0.0.1", self.port)
         return await exchange(stream, request_head(line, headers))

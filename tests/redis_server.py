@@ -44,6 +44,15 @@ class RedisServer:
         self._process.communicate()
         self._process = None
 
+    def freeze(self) -> None:
+        """Let it answer nothing any more: no connection is closed."""
+        assert self._process is not None
+        self._process.send_signal(signal.SIGSTOP)
+
+    def thaw(self) -> None:
+        assert self._process is not None
+        self._process.send_signal(signal.SIGCONT)
+
     def run(self, *command: str) -> str:
         """The answer to a command."""
         client = ["redis-cli", "-p", str(self._port), *command]

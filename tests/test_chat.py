@@ -159,21 +159,22 @@ async def test_a_signal_says_1001_to_all_and_the_server_exits_with_0(
     assert "Traceback" not in ended.output
 
 
-async def test_who_does_not_answer_the_close_is_waited_for_no_longer_than_the_grace() -> None:
-    async with running_chat("--grace", "0.1") as chat:
-        # It does not even read.
-        stream = await trio.open_tcp_stream("127.0.0.1", chat.port)
-        async with stream, trio.open_nursery() as nursery:
-            ws = await trio_ws.wrap_client_stream(
-                nursery, stream, host="127.0.0.1", target="/chat", max_inbox_size=1
-            )
-            await Visitor(ws).send("join", room="lobby", nick="Ann", session="session-of-ann")
-            while "joined" not in await chat.program.read_line():
-                pass
-            chat.program.send_signal(signal.SIGTERM)
-            ended = await chat.program.wait()
-            nursery.cancel_scope.cancel()
+@pytest.mark.parametrize(
+    ("grace", "signals"),
+    [("0.1", [signal.SIGTERM]), ("600", [signal.SIGINT, signal.SIGINT])],
+    ids=["grace", "second signal"],
+)
+async def test_who_does_not_answer_the_close_is_waited_for_until_the_grace_or_a_second_signal(
+    grace: str, signals: list[signal.Signals]
+) -> None:
+    async with running_chat("--grace", grace) as chat, chat.deaf_visitor():
+        for number in signals:
+            chat.program.send_signal(number)
+            await chat.program.read_line()  # closing, so that the next is another
+        ended = await chat.program.wait()
     assert ended.code == 0
+    assert "Traceback" not in ended.output
+    assert ended.output.endswith("closed\n")
 
 
 async def test_the_log_says_who_came_and_went() -> None:

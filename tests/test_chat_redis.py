@@ -158,6 +158,22 @@ async def test_redis_goes_away_and_comes_back_without_its_data_and_nobody_loses_
         assert texts_of(welcome) == ["before", "meanwhile"]
 
 
+async def test_redis_that_answers_nothing_any_more_is_noticed_though_nobody_says_anything(
+    redis: RedisServer, nursery: trio.Nursery, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("examples.chat.redis_backplane._PULSE", 0.1)  # of 2 seconds
+    monkeypatch.setattr("examples.chat.redis_backplane._SILENCE", 0.5)  # of 5
+    chat = await start(nursery, backplane=RedisBackplane(redis.url, history=50, keep=300))
+    ann = await chat.enter("Ann")
+    redis.freeze()
+    assert (await ann.hear_until("status"))["online"] is False
+    redis.thaw()
+    await ann.hear_until("status", online=True)
+    await ann.say("still here")
+    await ann.ws.aclose()
+    await chat.server_is_left()
+
+
 async def test_what_a_server_missed_without_its_connection_it_gets_when_it_has_one(
     redis: RedisServer,
 ) -> None:
@@ -440,6 +456,26 @@ async def test_workers_share_a_port_and_are_replaced_and_stop_together(redis: Re
         async with chat.visitor("Ann") as ann:
             chat.program.send_signal(signal.SIGTERM)
             assert (await ann.end()).code == 1001
+        ended = await chat.program.wait()
+    assert ended.code == 0
+    assert "Traceback" not in ended.output
+
+
+async def test_a_worker_that_does_not_end_is_killed(redis: RedisServer) -> None:
+    async with running_chat("--backplane", redis.url, "--workers", "2", "--grace", "0.1") as chat:
+        os.kill(min(await find_workers(chat, 2)), signal.SIGSTOP)
+        chat.program.send_signal(signal.SIGTERM)
+        assert (await chat.program.wait()).code == 0
+
+
+async def test_a_second_signal_hurries_the_workers(redis: RedisServer) -> None:
+    async with (
+        running_chat("--backplane", redis.url, "--workers", "2", "--grace", "600") as chat,
+        chat.deaf_visitor(),
+    ):
+        for _ in range(2):
+            chat.program.send_signal(signal.SIGINT)
+            await chat.program.read_line()
         ended = await chat.program.wait()
     assert ended.code == 0
     assert "Traceback" not in ended.output

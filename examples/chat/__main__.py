@@ -1,4 +1,4 @@
-"""The command line: a chat server on one port, until Ctrl-C or SIGTERM."""
+"""The command line: a chat server on one port, until Ctrl-C or SIGTERM; a second one hurries it."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ from .options import Options, parse_options
 from .server import ChatServer
 from .workers import READY, Supervisor
 
-LAST_WORDS: Final = 0.5
-"""Seconds beyond the grace to tell the other servers who has not left by then."""
+LAST_SECOND: Final = 1.0
+"""The end of the grace: trio_ws gives a second to clients that it has stopped waiting for."""
 
 
 async def serve(options: Options) -> None:
@@ -54,8 +54,8 @@ async def serve(options: Options) -> None:
                 url = url_of(listeners[0].socket, secure=ssl_context is not None)
                 log(logging.INFO, "listening", url=url)
             await wait_for_signal(signals, quiet=options.worker)
-            chat.rooms.leave_by(trio.current_time() + options.grace + LAST_WORDS)
-            await server.shutdown(grace=options.grace)
+            nursery.start_soon(hurry, signals, chat, server)
+            await stop(chat, server, options.grace)
             nursery.cancel_scope.cancel()
     if not options.worker:
         log(logging.INFO, "closed")
@@ -65,6 +65,22 @@ async def wait_for_signal(signals: AsyncIterator[int], *, quiet: bool) -> None:
     number = await anext(signals)
     if not quiet:
         log(logging.INFO, "closing", signal=signal.Signals(number).name)
+
+
+async def stop(chat: ChatServer, server: trio_ws.WebSocketServer, grace: float) -> None:
+    """Say 1001 to everybody; all have left in *grace* seconds, the last of them included."""
+    patience = max(0.0, grace - LAST_SECOND)
+    # Half of the last second is for telling the other servers who has not left by then.
+    chat.rooms.leave_by(trio.current_time() + patience + LAST_SECOND / 2)
+    await server.shutdown(grace=patience)
+
+
+async def hurry(
+    signals: AsyncIterator[int], chat: ChatServer, server: trio_ws.WebSocketServer
+) -> None:
+    """Who asks once more has waited long enough."""
+    async for _ in signals:
+        await stop(chat, server, 0)
 
 
 async def stop_when_orphaned() -> None:

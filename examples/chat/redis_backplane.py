@@ -12,9 +12,11 @@ ends, and whichever process renews next finds that, and tells that somebody has 
 make longer what is still held: it never brings back what was released meanwhile. If Redis has lost
 a nickname, its owner takes it back, unless it is somebody else's by then.
 
-A process that has no connection misses what is published. So after each connect it brings its
-rooms up to date: it gives back to Redis what Redis may have lost, and takes what it has missed
-itself. All keys of a room have its name in braces, which puts them into one shard of a cluster.
+A process that has no connection misses what is published, and it may not know: so each says
+something to itself from time to time, and if it does not hear that, it connects anew. After each
+connect it brings its rooms up to date: it gives back to Redis what Redis may have lost, and takes
+what it has missed itself. All keys of a room have its name in braces, which puts them into one
+shard of a cluster.
 """
 
 from __future__ import annotations
@@ -22,6 +24,7 @@ from __future__ import annotations
 import json
 import logging
 import random
+import secrets
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -61,6 +64,12 @@ _RENEWAL: Final = _LEASE / 3
 
 _TIMEOUT: Final = 3.0
 """Seconds for Redis to answer."""
+
+_PULSE: Final = 2.0
+"""Seconds between two times that a process hears itself through Redis."""
+
+_SILENCE: Final = 5.0
+"""Seconds in which it has to; or else the connection is dead."""
 
 _FIRST_PAUSE: Final = 0.1
 _LONGEST_PAUSE: Final = 1.0
@@ -113,6 +122,8 @@ class RedisBackplane(Backplane):
         self._link: _Link | None = None
         self._announced = False
         self._tried = trio.Event()
+        self._pulse = f"chat:pulse:{secrets.token_hex(8)}"  # a channel of this process alone
+        self._heard = trio.Event()
         self._unreleased: set[tuple[str, Identity]] = set()  # who may hold what they should not
 
     @property
@@ -133,19 +144,17 @@ class RedisBackplane(Backplane):
     async def _connect_for_ever(self) -> None:
         pause = _FIRST_PAUSE
         level = logging.WARNING
+        error = ""
         while True:
             try:
                 await self._connect()
-            # Of a Cancelled too coredis makes ClosedResourceError, wanting to unsubscribe.
             except* (Unavailable, *_FAILURES) as errors:
-                # Once for each time that it is away.
-                log(
-                    logging.WARNING if self._announced else level,
-                    "no Redis",
-                    error=_text_of(errors),
-                )
-                level = logging.DEBUG
+                error = _text_of(errors)
+            # Of a Cancelled too coredis makes ClosedResourceError, wanting to unsubscribe.
             await trio.lowlevel.checkpoint()
+            # Once for each time that it is away.
+            log(logging.WARNING if self._announced else level, "no Redis", error=error)
+            level = logging.DEBUG
             self._tried.set()
             if self._announced:
                 self._announced = False
@@ -180,13 +189,37 @@ class RedisBackplane(Backplane):
             self._listener.set_online(True)
             self._tried.set()
             try:
-                while True:
-                    self._receive(await pubsub.get_message())
+                async with trio.open_nursery() as nursery:
+                    nursery.start_soon(self._watch, link)
+                    while True:
+                        self._receive(await pubsub.get_message())
             finally:
                 self._link = None
 
+    async def _watch(self, link: _Link) -> None:
+        """Fail if nothing comes any more: a connection can be dead without anybody knowing.
+
+        So this process says something to itself from time to time.
+        """
+        while True:
+            self._heard = trio.Event()
+            with trio.move_on_after(_SILENCE):
+                await self._hear_myself(link)
+            if not self._heard.is_set():
+                raise trio.TooSlowError(f"it has said nothing for {_SILENCE} s")
+            await trio.sleep(_PULSE)
+
+    async def _hear_myself(self, link: _Link) -> None:
+        while True:
+            with suppress(Unavailable):
+                await link.call("tell", [self._pulse], "")
+            with trio.move_on_after(_PULSE):
+                await self._heard.wait()
+                return
+
     def _receive(self, message: PubSubMessage | None) -> None:
-        if message is None or message["type"] != "message":
+        self._heard.set()
+        if message is None or message["type"] != "message" or message["channel"] == self._pulse:
             return
         room = _room_of(str(message["channel"]))
         try:
@@ -202,8 +235,8 @@ class RedisBackplane(Backplane):
         What is published from now on waits in the connection until this is done.
         """
         rooms = self._listener.local_rooms()
-        if rooms:
-            await link.pubsub.subscribe(*[_Keys(room).channel for room in rooms])
+        channels = [_Keys(room).channel for room in rooms]
+        await link.pubsub.subscribe(self._pulse, *channels)
         for name, room in rooms.items():
             await self._seed(link, name, room.state())
             await self._renew(link, name, room)

@@ -10,7 +10,7 @@ import logging
 import signal
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
 from typing import Final
 
 import trio
@@ -21,6 +21,9 @@ from .options import Options
 
 READY: Final = b"listening\n"
 """What a worker says when it listens."""
+
+_LAST_WORDS: Final = 2.0
+"""Seconds beyond the grace for a worker to end; then it is killed."""
 
 _PAUSE: Final = 1.0
 """Seconds before a worker that has ended is replaced."""
@@ -36,6 +39,7 @@ class Supervisor:
         self._options = options
         self._arguments = arguments
         self._workers: set[trio.Process] = set()
+        self._patience = trio.CancelScope()
         self._stopping = False
         self._code = 0
 
@@ -50,23 +54,34 @@ class Supervisor:
             await reserve_port(self._options.host, self._options.port) as sock,
         ):
             async with trio.open_nursery() as nursery:
-                for _ in range(self._options.workers):
-                    listening = trio.Event()
-                    nursery.start_soon(self._keep_running, sock.getsockname()[1], listening)
-                    await listening.wait()
-                    if self._stopping:
-                        break
-                else:
-                    url = url_of(sock, secure=self._options.certificate is not None)
-                    log(logging.INFO, "listening", workers=self._options.workers, url=url)
-                    number = await anext(signals)
-                    log(logging.INFO, "closing", signal=signal.Signals(number).name)
-                    self._stop()
+                nursery.start_soon(self._stop_on_signals, signals)
+                with self._patience:
+                    async with trio.open_nursery() as workers:
+                        await self._start_all(workers, sock)
+                nursery.cancel_scope.cancel()
         if not self._code:
             log(logging.INFO, "closed")
         return self._code
 
+    async def _start_all(self, nursery: trio.Nursery, sock: trio.socket.SocketType) -> None:
+        for _ in range(self._options.workers):
+            listening = trio.Event()
+            nursery.start_soon(self._keep_running, sock.getsockname()[1], listening)
+            await listening.wait()
+            if self._stopping:
+                return
+        url = url_of(sock, secure=self._options.certificate is not None)
+        log(logging.INFO, "listening", workers=self._options.workers, url=url)
+
+    async def _stop_on_signals(self, signals: AsyncIterator[int]) -> None:
+        """The workers are told of each, for a second one hurries them."""
+        async for number in signals:
+            log(logging.INFO, "closing", signal=signal.Signals(number).name)
+            self._stop()
+
     def _stop(self) -> None:
+        grace = 0.0 if self._stopping else self._options.grace
+        self._patience.deadline = trio.current_time() + grace + _LAST_WORDS
         self._stopping = True
         for worker in self._workers:
             worker.terminate()
@@ -75,8 +90,9 @@ class Supervisor:
         while not self._stopping:
             code = await self._run_one(port, listening)
             if not listening.is_set():
-                self._code = code if code > 0 else 1
-                self._stop()
+                if not self._stopping:
+                    self._code = code if code > 0 else 1
+                    self._stop()
                 listening.set()
             if not self._stopping:
                 log(logging.ERROR, "worker ended", code=code)
