@@ -4,12 +4,18 @@ from __future__ import annotations
 
 import argparse
 import math
+import re
 import urllib.parse
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 from .limits import Limits
+
+_origin_form = re.compile(
+    r"[a-z][a-z0-9+.-]*://([a-z0-9._-]+|\[[0-9a-f:.]+\])(:(?P<port>[0-9]{1,5}))?",
+    re.ASCII | re.IGNORECASE,
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -72,6 +78,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--key", metavar="FILE", help="the private key of the certificate (PEM)")
     add(
         "--origin",
+        type=_origin,
         action="append",
         metavar="URL",
         help="whose pages may connect, such as https://example.org; may be given several times "
@@ -149,6 +156,13 @@ def _port(text: str) -> int:
     if not (text.isascii() and text.isdecimal() and int(text) <= 65535):
         raise argparse.ArgumentTypeError("a port is a number from 0 to 65535")
     return int(text)
+
+
+def _origin(text: str) -> str:
+    found = _origin_form.fullmatch(text)
+    if not (text == "*" or (found and int(found["port"] or 1) in range(1, 65536))):
+        raise argparse.ArgumentTypeError("give a URL without a path, such as https://example.org")
+    return text
 
 
 def _redis_url(text: str) -> str:
