@@ -26,7 +26,8 @@ from .messages import (
     encode_refusal,
     parse,
 )
-from .rooms import LEAVE_TIMEOUT, TOO_SLOW, Member, Room, Rooms
+from .room import TOO_SLOW, Member, Room
+from .rooms import LEAVE_TIMEOUT, Rooms
 
 NOT_JOINED: Final = (1008, "you did not join")
 TOO_FAST: Final = (1008, "you were told to slow down")
