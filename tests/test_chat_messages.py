@@ -29,10 +29,10 @@ from examples.chat.messages import (
     decode_event,
     encode_event,
     encode_welcome,
-    fold,
     make_message,
     parse,
 )
+from examples.chat.nicknames import fold
 
 KEY = "0123456789abcdef"
 JOIN = {"type": "join", "room": "lobby", "nick": "Ann", "session": KEY}

@@ -4,6 +4,7 @@
 ``__main__.py``         The command line: start, serve, and stop on a signal.
 ``options.py``          What the command line says, checked.
 ``messages.py``         The schema: what clients and the server say to each other, checked.
+``nicknames.py``        What may be in a nickname, and which are the same.
 ``limits.py``           How much is allowed, and the token bucket.
 ``logs.py``             The log, for people or as JSON.
 ``history.py``          The last messages of a room.

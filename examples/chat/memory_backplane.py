@@ -10,7 +10,8 @@ from typing import NamedTuple
 import trio
 
 from .backplane import MOST_REMEMBERED, REMEMBERED, Backplane, Identity, Listener, RoomState
-from .messages import Event, Joined, Left, Renamed, fold, make_message
+from .messages import Event, Joined, Left, Renamed, make_message
+from .nicknames import fold
 
 
 class _Said(NamedTuple):

@@ -69,6 +69,8 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Final, TypeAlias
 
+from .nicknames import find_fault, is_visible
+
 Fields: TypeAlias = dict[str, object]
 """The fields of a JSON object that nobody has checked yet."""
 
@@ -83,21 +85,6 @@ MAX_FRAME: Final = 16 * 1024
 
 _room = re.compile(r"[a-z0-9_-]{1,32}", re.ASCII)
 _token = re.compile(r"[A-Za-z0-9_-]{8,64}", re.ASCII)
-
-_blank_names = re.compile(
-    r"\b(BLANK$|FILLER\b|JOINER$|NULL NOTEHEAD$|VARIATION SELECTOR\b|VOWEL INHERENT\b)"
-)
-"""Names of characters that Unicode takes for letters, marks or symbols, and that nobody sees."""
-
-_EMOJI_STYLE: Final = "\N{VARIATION SELECTOR-16}"
-_JOINER: Final = "\N{ZERO WIDTH JOINER}"
-
-_joined = re.compile(r"[\ufe0f\U0001f3fb-\U0001f3ff]")
-"""What there may be between an emoji and its joiner: its style, or the colour of its skin."""
-
-_stray_marks = re.compile(r"(^|Z)M|M{5}")
-"""In the categories of a nickname's characters: accents on nothing, or so many on one that they
-cover the lines above."""
 
 
 class Code(StrEnum):
@@ -230,32 +217,10 @@ def _nick_of(fields: Fields) -> str:
         raise _bad("nick: give a name that can be seen")
     if len(value) > MAX_NICK:
         raise Refused(Code.TOO_LONG, f"nick: at most {MAX_NICK} characters")
-    for index, character in enumerate(value):
-        if character != " " and not _is_visible(character) and not _is_in_emoji(value, index):
-            raise _bad(f"nick: U+{ord(character):04X} can not be seen here")
-    if _stray_marks.search("".join([unicodedata.category(character)[0] for character in value])):
-        raise _bad("nick: accents go on a character, and no more than 4 on one")
+    fault = find_fault(value)
+    if fault is not None:
+        raise _bad(f"nick: {fault}")
     return value
-
-
-def _is_visible(character: str) -> bool:
-    if character.isspace() or not character.isprintable():
-        return False
-    return not _blank_names.search(unicodedata.name(character, ""))
-
-
-def _is_in_emoji(value: str, index: int) -> bool:
-    """Whether what is there makes an emoji colourful, or joins two into one."""
-    before, after = value[:index][-1:], value[index + 1 :][:1]
-    if value[index] == _EMOJI_STYLE:
-        return _is_emoji(before)
-    is_joined = _is_emoji(before) or _joined.fullmatch(before) is not None
-    return value[index] == _JOINER and is_joined and _is_emoji(after)
-
-
-def _is_emoji(character: str) -> bool:
-    """Roughly: all but a few are symbols of this category."""
-    return character != "" and unicodedata.category(character) == "So" and _is_visible(character)
 
 
 def _text_of(fields: Fields, key: str) -> str:
@@ -266,7 +231,7 @@ def _text_of(fields: Fields, key: str) -> str:
         raise
     if len(value) > MAX_TEXT:
         raise Refused(Code.TOO_LONG, f"text: at most {MAX_TEXT} characters", key=key)
-    if not any(_is_visible(character) for character in value):
+    if not any(is_visible(character) for character in value):
         raise Refused(Code.BAD_MESSAGE, "text: say something", key=key)
     return value
 
@@ -278,18 +243,6 @@ def _seen_of(fields: Fields) -> int | None:
     if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value < 2**53:
         raise _bad("seen: give the id of a message")
     return value
-
-
-def fold(nick: str) -> str:
-    """What nicknames have in common that differ only in case, or in variants of a character.
-
-    This is how Unicode compares without regard to case and compatibility (D146), and to what is
-    not seen where there is no font for it.
-    """
-    nick = nick.replace(_EMOJI_STYLE, "").replace(_JOINER, "")
-    for form in ("NFD", "NFKD"):
-        nick = unicodedata.normalize(form, nick).casefold()
-    return unicodedata.normalize("NFKD", nick)
 
 
 @dataclass(frozen=True, slots=True)

@@ -51,7 +51,8 @@ from .backplane import (
     Unavailable,
 )
 from .logs import log
-from .messages import Event, Message, decode_event, encode_event, fold
+from .messages import Event, Message, decode_event, encode_event
+from .nicknames import fold
 
 _LEASE: Final = 30.0
 """Seconds after which somebody has left whose server is gone."""

@@ -38,8 +38,8 @@ from .messages import (
     encode,
     encode_event,
     encode_welcome,
-    fold,
 )
+from .nicknames import fold
 
 TOO_SLOW: Final = (1013, "you read too slowly: come back")
 REPLACED: Final = (4000, "you are here by another connection")
