@@ -545,7 +545,8 @@ def test_all_can_be_done_by_keyboard_and_is_named_for_screen_readers(
     browser: webdriver.Chrome, server: Server
 ) -> None:
     ann = Window(browser, server.url, width=390)
-    assert ann.run("return document.activeElement.id") == "join-nick"
+    # The browser gives the focus when it draws the page, which may be after having loaded it.
+    ann.wait(lambda: ann.run("return document.activeElement.id") == "join-nick")
     ann.join("Ann")
     assert ann.run("return document.activeElement.id") == "text"
     ann.find("#text").send_keys("two", Keys.SHIFT, Keys.ENTER, Keys.SHIFT, "lines", Keys.ENTER)
