@@ -190,6 +190,7 @@ async def test_the_log_can_be_read_by_programs() -> None:
         line = json.loads(await program.read_line())
     assert line["event"] == "listening"
     assert line["level"] == "info"
+    assert line["pid"] > 0
     assert line["url"].startswith("http://127.0.0.1:")
 
 

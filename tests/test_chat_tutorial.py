@@ -19,7 +19,7 @@ import trio_ws
 
 TUTORIAL = ROOT / "docs" / "tutorial"
 STEPS = sorted(path.stem for path in (TUTORIAL / "steps").glob("step*.py"))
-WITH_ROOMS = [step for step in STEPS if step[4] in "3456"]
+WITH_ROOMS = [step for step in STEPS if step[4] >= "3"]
 
 
 @asynccontextmanager
@@ -37,6 +37,20 @@ async def running_step(
         line = await process.read_line()
         assert line.startswith("listening on "), line + (await process.wait()).output
         yield process, f"ws://localhost:{port}/chat"
+
+
+@asynccontextmanager
+async def running_any_step(step: str, directory: Path) -> AsyncGenerator[tuple[Program, str]]:
+    """Run a step, with a Redis if it is the one that takes one."""
+    if step != "step7_redis":
+        async with running_step(step, directory) as step_runs:
+            yield step_runs
+    else:
+        with RedisServer(directory) as redis:
+            async with running_step(
+                step, directory, str(free_port()), redis=redis.url
+            ) as step_runs:
+                yield step_runs
 
 
 async def join(ws: trio_ws.WebSocketStream, nick: str, room: str = "lobby") -> None:
@@ -89,7 +103,7 @@ async def test_step_2_tells_everybody(tmp_path: Path) -> None:
 @pytest.mark.parametrize("step", WITH_ROOMS)
 async def test_from_step_3_on_there_are_rooms(step: str, tmp_path: Path) -> None:
     async with (
-        running_step(step, tmp_path) as (_, url),
+        running_any_step(step, tmp_path) as (_, url),
         trio_ws.open_websocket(url) as ann,
         trio_ws.open_websocket(url) as bob,
         trio_ws.open_websocket(url) as eve,
@@ -119,7 +133,7 @@ async def test_from_step_4_on_who_reads_too_slowly_is_dropped(step: str, tmp_pat
         return stream
 
     async with (
-        running_step(step, tmp_path) as (_, url),
+        running_any_step(step, tmp_path) as (_, url),
         trio_ws.open_websocket(url) as ann,
         trio_ws.open_websocket(url, connect=connect, max_inbox_size=1) as slow,
     ):
@@ -139,7 +153,7 @@ async def test_from_step_4_on_who_reads_too_slowly_is_dropped(step: str, tmp_pat
 @pytest.mark.parametrize("step", [step for step in WITH_ROOMS if step[4] > "4"])
 async def test_from_step_5_on_a_signal_says_goodbye(step: str, tmp_path: Path) -> None:
     async with (
-        running_step(step, tmp_path) as (program, url),
+        running_any_step(step, tmp_path) as (program, url),
         trio_ws.open_websocket(url) as ann,
     ):
         await join(ann, "Ann")
@@ -150,8 +164,9 @@ async def test_from_step_5_on_a_signal_says_goodbye(step: str, tmp_path: Path) -
         assert await program.wait() == (0, "stopped\n")
 
 
-async def test_step_6_has_a_page(tmp_path: Path) -> None:
-    async with running_step("step6_page", tmp_path) as (_, url):
+@pytest.mark.parametrize("step", [step for step in WITH_ROOMS if step[4] > "5"])
+async def test_from_step_6_on_there_is_a_page(step: str, tmp_path: Path) -> None:
+    async with running_any_step(step, tmp_path) as (_, url):
         page = url.replace("ws:", "http:").removesuffix("chat")
         await trio.to_thread.run_sync(use_page, page, tmp_path / "profile")
 

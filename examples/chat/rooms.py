@@ -119,7 +119,7 @@ class Rooms:
             self._rooms[room].deliver(event)
 
     def set_online(self, online: bool) -> None:
-        log(logging.WARNING, "backplane", online=online)
+        log(logging.INFO if online else logging.WARNING, "backplane", online=online)
         for room in self._rooms.values():
             room.set_online(online)
 
