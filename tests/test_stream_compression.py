@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import gc
 import random
 import subprocess
 import sys
+import tracemalloc
 import zlib
 from collections.abc import Callable
 from pathlib import Path
@@ -747,3 +749,25 @@ async def test_a_slow_transport_does_not_make_it_hold_what_was_deflated(
     assert await peer.receive() == (True, bytes(200_000))
     await ws.flush()
     assert ws.statistics().outbox_size == 0
+
+
+@pytest.mark.parametrize("end", ["aclose", "terminal"])
+async def test_a_stream_that_is_closed_holds_no_window_any_more(end: str) -> None:
+    tracemalloc.start()
+    try:
+        async with trio.open_nursery() as nursery:
+            ours, theirs = await websocket_pair(nursery, compression=PermessageDeflate(mem_level=9))
+            for sender, receiver in ((ours, theirs), (theirs, ours)):
+                await sender.send("some text " * 10)
+                await receiver.receive()
+            before = tracemalloc.get_traced_memory()[0]
+            if end == "aclose":
+                nursery.start_soon(theirs.aclose)
+                await ours.aclose()
+            else:
+                nursery.cancel_scope.cancel()
+        gc.collect()
+        freed = before - tracemalloc.get_traced_memory()[0]
+    finally:
+        tracemalloc.stop()
+    assert freed > 2 * 250 * KIB, "of each direction, the window and what finds repetitions in it"

@@ -395,6 +395,10 @@ class Deflater:
             self._stream = None
         return output
 
+    def forget(self) -> None:
+        """Give the memory back. What follows refers to nothing before."""
+        self._stream = None
+
     @property
     def settings(self) -> DeflaterSettings:
         """What its output depends on beside its input, if there is no context takeover."""

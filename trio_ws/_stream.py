@@ -1037,6 +1037,8 @@ class WebSocketStream(trio.abc.Channel[str | bytes]):
         self._protocol.end()
         self._timer.close()
         self._writer.stop()
+        if self._deflater is not None:
+            self._deflater.forget()
         self._settle()
 
     # Time
