@@ -306,26 +306,6 @@ async def test_a_large_message_is_not_held_twice(role: Role, nursery: trio.Nurse
     assert peak < 2 * MIB
 
 
-async def test_after_a_full_read_within_a_frame_there_may_be_nothing_yet(
-    nursery: trio.Nursery,
-) -> None:
-    ws, peer = await open_socket(nursery)
-    ws.configure(max_inbox_size=KIB)
-    payload = bytes(range(256)) * 256
-    wire = peer.encode(Frame(BINARY, payload))
-    # The reader waits already, and learns of the smaller inbox after its next read.
-    await peer.send(Frame(PONG, b""))
-    await trio.testing.wait_all_tasks_blocked()
-    before = ws.statistics().bytes_received
-    most = KIB + 16 * KIB
-    await peer.stream.send_all(wire[:most])
-    await trio.testing.wait_all_tasks_blocked()
-    assert ws.statistics().bytes_received == before + most
-    received = await begin(nursery, ws.receive)
-    await peer.stream.send_all(wire[most:])
-    assert await received.result() == payload
-
-
 async def test_a_chunk_of_many_small_messages_is_decoded_in_several_steps(
     nursery: trio.Nursery,
 ) -> None:

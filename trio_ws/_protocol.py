@@ -366,11 +366,6 @@ class Protocol:
         return events
 
     @property
-    def is_in_frame(self) -> bool:
-        """Whether the rest of a data frame is still to come."""
-        return self._remaining > 0
-
-    @property
     def is_ending(self) -> bool:
         """Whether the next call of :meth:`decode` returns a Close or a violation."""
         return self._last is not None

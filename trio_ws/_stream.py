@@ -85,9 +85,6 @@ _DEFLATE_PRICE: Final = 8
 _BYTES_FOR_ONE: Final = 4
 """Other bytes that cost as much as one of the budget: they are only copied."""
 
-_READ_STEP: Final = 1024 * 1024
-"""Bytes of one frame that are read at most until others have their turn."""
-
 _READ_AHEAD: Final = 16 * 1024
 """Bytes that may be read beyond the room in the inbox, and wait undecoded."""
 
@@ -808,7 +805,6 @@ class WebSocketStream(trio.abc.Channel[str | bytes]):
     async def _read(self) -> None:
         # In one coroutine, for an idle connection holds what it stands in.
         protocol, transport = self._protocol, self._transport
-        at_once = 0
         while protocol.state in RECEIVING:
             if protocol.stalled:
                 await self._let_others_run()
@@ -828,11 +824,9 @@ class WebSocketStream(trio.abc.Channel[str | bytes]):
                 continue
             data: Buffer | None = None
             error: Exception | None = None
-            limit = self._receive_limit(room)
             try:
-                if at_once <= 0:
-                    await transport.wait_received(limit)
-                    at_once = _READ_STEP
+                limit = self._receive_limit(room)
+                await transport.wait_received(limit)
                 data = transport.receive_nowait(limit)
             except Exception as caught:
                 error = caught
@@ -841,17 +835,7 @@ class WebSocketStream(trio.abc.Channel[str | bytes]):
                 await trio.lowlevel.checkpoint_if_cancelled()
                 self._lose(error)
             elif data is not None:
-                at_once -= len(data)
                 self._take(data, self._room())
-            if data is None or len(data) < limit or not self._goes_on():
-                at_once = 0
-
-    def _goes_on(self) -> bool:
-        """Whether there is likely to be more of a frame of which as much came as was asked for.
-
-        To read that without a wait before saves a MiB in one frame half of its waits.
-        """
-        return self._protocol.is_in_frame and self._transport.can_write_nowait
 
     def _read_available(self) -> bool:
         """One read, in the poller's task; whether the next one needs nothing of the reader."""
