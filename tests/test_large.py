@@ -186,8 +186,6 @@ def test_parts_taken_at_any_time_and_the_remainder_make_the_message(
     with pytest.MonkeyPatch.context() as patch:
         # What may be left of a code point, three bytes, is never large.
         patch.setattr("trio_ws._protocol.CHUNK", data.draw(st.integers(3, 40)))
-        patch.setattr("trio_ws._protocol.PIECE", data.draw(st.integers(1, 60)))
-        patch.setattr("trio_ws._large.CHUNK", data.draw(st.integers(1, 100)))
         while position < len(wire) or protocol.stalled:
             step = 0 if protocol.stalled else data.draw(st.integers(1, 60))
             for event in protocol.decode(wire[position : position + step], UNLIMITED):

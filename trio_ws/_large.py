@@ -2,7 +2,7 @@
 
 What has been added is in the object that is returned in the end, which grows in place: bytes within
 a ``BytesIO``, whose ``getvalue`` shares its buffer, and text as a ``str`` to which nobody else
-refers. Up to a MiB of bytes are held in the pieces in which they came, and joined.
+refers.
 """
 
 from __future__ import annotations
@@ -15,10 +15,6 @@ from ._frames import Buffer
 CHUNK: Final = 1024 * 1024
 """Bytes to add at a time. That takes half a millisecond, and to copy them in the end no longer."""
 
-PIECE: Final = 16 * 1024
-"""Bytes of a binary message that have arrived together, and are unmasked into an object of theirs:
-of a MiB that saves one of three copies, 30 of 95 us. Smaller ones would take more memory so."""
-
 
 class LargeBinary:
     """A binary message.
@@ -26,32 +22,19 @@ class LargeBinary:
     :ivar size: its bytes until now.
     """
 
-    __slots__ = ("_buffer", "_pieces", "_pieces_size", "size")
+    __slots__ = ("_buffer", "size")
 
     def __init__(self) -> None:
         self._buffer = io.BytesIO()
-        # What follows on what is in _buffer. Most messages never come to more than these.
-        self._pieces: list[bytes] = []
-        self._pieces_size = 0
         self.size = 0
 
     def add(self, data: Buffer) -> None:
         """What follows."""
-        self.size += len(data)
-        self._pieces_size += len(data)
-        if self._pieces_size <= CHUNK:
-            self._pieces.append(bytes(data))
-            return
-        self._buffer.writelines(self._pieces)
         self._buffer.write(data)
-        self._pieces.clear()
-        self._pieces_size = 0
+        self.size += len(data)
 
     def take(self) -> bytes:
         """All of it. It is of no use afterwards."""
-        if self.size == self._pieces_size:
-            return b"".join(self._pieces)
-        self._buffer.writelines(self._pieces)
         return self._buffer.getvalue()
 
 

@@ -59,7 +59,7 @@ from ._frames import (
     validate_utf8,
 )
 from ._inbox import Inbox
-from ._large import CHUNK, PIECE, LargeBinary, LargeText
+from ._large import CHUNK, LargeBinary, LargeText
 
 _INFLATED_COST: Final = 4
 """What a byte counts that inflating brings: it takes as long as to copy as many."""
@@ -558,11 +558,6 @@ class Protocol:
     def _collect_frame(self, chunk: memoryview, offset: int) -> None:
         """Bytes of the message in progress, unmasked where they are to stay."""
         message = self._message
-        if self._opcode is _BINARY and self._parts is None and len(chunk) >= PIECE:
-            if message:
-                self._put_aside()
-            self._aside().add(_unmask(chunk, self._key, offset))
-            return
         start = len(message)
         message += chunk
         if self._key is not None:
@@ -619,16 +614,13 @@ class Protocol:
         """The message in progress is large: what has been collected goes to where it stays."""
         if self._parts is not None:
             return
+        if self._large is None:
+            self._large = LargeBinary() if self._opcode is _BINARY else LargeText()
         message = self._message
         end = len(message) - len(self._utf8_pending)
         with memoryview(message) as whole, whole[:end] as complete:
-            self._aside().add(complete)
+            self._large.add(complete)
         del message[:end]
-
-    def _aside(self) -> LargeBinary | LargeText:
-        if self._large is None:
-            self._large = LargeBinary() if self._opcode is _BINARY else LargeText()
-        return self._large
 
     def _end_message_if_complete(self, events: list[Event]) -> None:
         if self._remaining == 0 and self._fin:
@@ -657,8 +649,8 @@ class Protocol:
         self._utf8_pending = b""
 
 
-def _unmask(payload: memoryview, key: bytes | None, offset: int = 0) -> bytes:
-    return bytes(payload) if key is None else apply_mask(payload, key, offset)
+def _unmask(payload: memoryview, key: bytes | None) -> bytes:
+    return bytes(payload) if key is None else apply_mask(payload, key)
 
 
 def _cut_text(text: bytearray, max_bytes: int, size: int) -> int:
