@@ -122,6 +122,31 @@ async def test_what_a_step_raises_belongs_to_who_watches(
     other.close()
 
 
+async def test_a_step_may_cancel_who_watches_another_socket(nursery: trio.Nursery) -> None:
+    one, two = Watched(current_poller()), Watched(current_poller())
+    scopes = {id(one): trio.CancelScope(), id(two): trio.CancelScope()}
+    steps: list[Watched] = []
+
+    async def watch(mine: Watched, other: Watched) -> None:
+        def step() -> bool:
+            steps.append(mine)
+            scopes[id(other)].cancel()
+            return False
+
+        with scopes[id(mine)]:
+            await mine.poller.watch(mine.ours.fileno(), step)
+
+    async with trio.open_nursery() as watching:
+        watching.start_soon(watch, one, two)
+        watching.start_soon(watch, two, one)
+        await trio.testing.wait_all_tasks_blocked()
+        one.theirs.send(b"1")
+        two.theirs.send(b"2")
+    assert len(steps) == 1
+    one.close()
+    two.close()
+
+
 async def test_of_very_many_each_is_read(nursery: trio.Nursery) -> None:
     """Not all in one step: other tasks have their turn."""
     all_watched = [Watched(current_poller()) for _ in range(2 * _BATCH + 1)]
@@ -237,6 +262,15 @@ async def test_a_callback_sees_the_context_of_who_gave_it(
     ws.configure(control_callback=note)
     await ping(peer)
     assert seen == ["at first", "at first", "later"]
+    await peer.stream.aclose()
+
+
+async def test_a_step_that_finds_nothing_to_read_changes_nothing(nursery: trio.Nursery) -> None:
+    ws, peer = await open_with_peer(nursery, Role.SERVER, await make_streams("watched"))
+    await trio.testing.wait_all_tasks_blocked()
+    assert ws._read_available()
+    await peer.send(Frame(TEXT, b"hello"))
+    assert await ws.receive() == "hello"
     await peer.stream.aclose()
 
 

@@ -17,6 +17,7 @@ A socket that somebody else closes disappears from epoll without a word. The nex
 
 from __future__ import annotations
 
+import math
 import select
 from collections.abc import Callable
 from contextlib import suppress
@@ -26,11 +27,8 @@ import trio
 
 from ._waiting import Waiter
 
-CAN_POLL: Final = hasattr(select, "epoll")
-"""Whether the system has what this needs: Linux does."""
-
-_CROWD: Final = 8
-"""Streams in a run from which on this pays."""
+_CROWD: Final = 8 if hasattr(select, "epoll") else math.inf
+"""Streams in a run from which on this pays. Linux alone has epoll."""
 
 _BATCH: Final = 64
 """Sockets that are read in one step."""
@@ -97,11 +95,10 @@ class Poller:
 
     def _remove(self, watch: _Watch) -> None:
         assert self._epoll is not None
-        if self._watches.get(watch.descriptor) is watch:
-            del self._watches[watch.descriptor]
-            # The descriptor may have been closed by somebody else, and epoll at the end of the run.
-            with suppress(OSError, ValueError):
-                self._epoll.unregister(watch.descriptor)
+        del self._watches[watch.descriptor]
+        # The descriptor may have been closed by somebody else, and epoll at the end of the run.
+        with suppress(OSError, ValueError):
+            self._epoll.unregister(watch.descriptor)
 
     async def _run(self, epoll: select.epoll) -> None:
         """The system task."""
@@ -110,6 +107,7 @@ class Poller:
                 await trio.lowlevel.wait_readable(epoll)
                 for descriptor, _ in epoll.poll(0, _BATCH):
                     watch = self._watches.get(descriptor)
+                    # A step may have cancelled the reader of another.
                     if watch is not None:
                         self._step(watch)
 

@@ -70,7 +70,7 @@ from ._receivers import Receiver, Receivers
 from ._senders import ControlSender, DataSender, Senders
 from ._teardown import Teardown
 from ._ticker import Timer, current_ticker
-from ._transport import RECEIVE_SIZE, make_transport
+from ._transport import RECEIVE_SIZE, SocketTransport, make_transport
 from ._waiting import LateEvent, Sleeper
 from ._writer import Writer
 
@@ -819,7 +819,7 @@ class WebSocketStream(trio.abc.Channel[str | bytes]):
             if protocol.stalled:
                 self._handle(protocol.decode(b"", room))
                 continue
-            if self._poller.is_crowded and transport.can_be_watched:
+            if self._poller.is_crowded and isinstance(transport, SocketTransport):
                 await transport.watch(self._poller, self._read_available)
                 continue
             data: Buffer | None = None

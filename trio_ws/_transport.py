@@ -21,7 +21,7 @@ from typing import Final
 import trio
 
 from ._frames import Buffer
-from ._poller import CAN_POLL, Poller
+from ._poller import Poller
 
 RECEIVE_SIZE: Final = 256 * 1024
 """Bytes that one system call reads at most."""
@@ -68,7 +68,6 @@ class Transport(abc.ABC):
     :ivar can_write_nowait: whether :meth:`write_nowait` can ever write anything.
     :ivar can_send_eof: whether :meth:`send_eof` may be called.
     :ivar more_follows: whether it looks as if what was received is a part of more.
-    :ivar can_be_watched: whether :meth:`watch` may be called.
     """
 
     __slots__ = ()
@@ -76,7 +75,6 @@ class Transport(abc.ABC):
     can_write_nowait: bool
     can_send_eof: bool
     more_follows: bool
-    can_be_watched = False
 
     @abc.abstractmethod
     def wait_received(self, max_bytes: int) -> Awaitable[None]:
@@ -91,10 +89,6 @@ class Transport(abc.ABC):
 
         They are valid until the caller awaits again. Raises the socket's OSError.
         """
-
-    def watch(self, poller: Poller, step: Callable[[], bool]) -> Awaitable[None]:
-        """Have *step* called whenever :meth:`receive_nowait` is worth a try: :class:`Poller`."""
-        raise NotImplementedError
 
     async def receive(self, max_bytes: int = RECEIVE_SIZE) -> Buffer:
         """Both: wait for bytes from the peer, empty at EOF."""
@@ -139,7 +133,6 @@ class SocketTransport(Transport):
     can_write_nowait = True
     can_send_eof = True
     more_follows = False
-    can_be_watched = CAN_POLL
 
     def __init__(self, stream: trio.SocketStream) -> None:
         self._stream = stream
@@ -152,6 +145,7 @@ class SocketTransport(Transport):
         )
 
     def watch(self, poller: Poller, step: Callable[[], bool]) -> Awaitable[None]:
+        """Have *step* called whenever :meth:`receive_nowait` is worth a try: :class:`Poller`."""
         return poller.watch(_fileno(self._stream.socket), step)
 
     def receive_nowait(self, max_bytes: int) -> Buffer | None:
