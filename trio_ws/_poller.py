@@ -21,17 +21,21 @@ import math
 import select
 from collections.abc import Callable
 from contextlib import suppress
+from time import perf_counter
 from typing import Final
 
 import trio
 
 from ._waiting import Waiter
 
-_CROWD: Final = 8 if hasattr(select, "epoll") else math.inf
+_CROWD: Final[float] = 8 if hasattr(select, "epoll") else math.inf
 """Streams in a run from which on this pays. Linux alone has epoll."""
 
 _BATCH: Final = 64
-"""Sockets that are read in one step."""
+"""Sockets that are asked for at a time."""
+
+_STEP: Final = 0.0005
+"""Seconds of a step, after which other tasks have their turn. Few bytes can be much work."""
 
 
 class _Watch(Waiter):
@@ -105,7 +109,11 @@ class Poller:
         with epoll:
             while True:
                 await trio.lowlevel.wait_readable(epoll)
+                began_at = perf_counter()
                 for descriptor, _ in epoll.poll(0, _BATCH):
+                    if perf_counter() - began_at > _STEP:
+                        await trio.lowlevel.checkpoint()
+                        began_at = perf_counter()
                     watch = self._watches.get(descriptor)
                     # A step may have cancelled the reader of another.
                     if watch is not None:
