@@ -346,11 +346,11 @@ class ServerRules:
         compression: PermessageDeflate | None = None,
         max_size: int = 65536,
     ) -> None:
-        self.subprotocols = _checked_subprotocols(subprotocols)
-        self.origins = AllowedOrigins(origins)
-        self.headers = _checked_extra_headers(headers, _SERVER_HEADERS)
-        self.compression = compression
-        self.max_size = max_size
+        self.subprotocols: tuple[str, ...] = _checked_subprotocols(subprotocols)
+        self.origins: AllowedOrigins = AllowedOrigins(origins)
+        self.headers: Pairs = _checked_extra_headers(headers, _SERVER_HEADERS)
+        self.compression: PermessageDeflate | None = compression
+        self.max_size: int = max_size
 
 
 class ServerHandshake:
