@@ -41,7 +41,7 @@ _ROOM_OF: Final = {
         "_origins.py",
         "_upgrade.py",
     ),
-    "codec": ("_deflate.py", "_frames.py", "_outbox.py", "_protocol.py"),
+    "codec": ("_deflate.py", "_frames.py", "_large.py", "_outbox.py", "_protocol.py"),
     "application": ("servers",),
 }
 """Part of a path, to what it counts for; what else is in trio_ws is "stream"."""
