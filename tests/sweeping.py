@@ -66,6 +66,9 @@ async def make_streams(kind: str, contexts: Contexts | None = None) -> Streams:
     if kind == "bytes":
         client, server = map(FaultyStream, trio.testing.memory_stream_pair())
         return client, server
+    if kind == "watched":
+        make_crowd()
+        return await make_streams("socket")
     if kind == "socket":
         left, right = socket.socketpair()
         return _small(left), _small(right)

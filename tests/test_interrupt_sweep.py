@@ -182,7 +182,7 @@ class Connection:
 
 
 PLACES = pytest.mark.parametrize("in_steps", [False, True], ids=["between steps", "in steps"])
-KINDS = pytest.mark.parametrize("kind", ["lockstep", "socket", "tcp"])
+KINDS = pytest.mark.parametrize("kind", ["lockstep", "socket", "watched"])
 
 
 async def send(kind: str, interrupter: Interrupter) -> None:

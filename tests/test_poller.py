@@ -229,6 +229,30 @@ def test_a_run_may_end_while_a_system_task_watches() -> None:
         watched.close()
 
 
+def test_at_the_end_of_a_run_who_is_shielded_goes_on_without_the_poller() -> None:
+    received: list[str | bytes] = []
+
+    async def receive() -> None:
+        with trio.CancelScope(shield=True):
+            async with trio.open_nursery() as nursery:
+                ws, peer = await open_with_peer(nursery, Role.SERVER, await make_streams("watched"))
+                receiving = await begin(nursery, ws.receive)
+                both_wait.set()
+                await trio.testing.wait_all_tasks_blocked()
+                assert not current_poller().is_crowded
+                await peer.send(Frame(TEXT, b"hello"))
+                received.append(await receiving.result())
+                await peer.stream.aclose()
+
+    async def main() -> None:
+        trio.lowlevel.spawn_system_task(receive)
+        await both_wait.wait()
+
+    both_wait = trio.Event()
+    trio.run(main)
+    assert received == ["hello"]
+
+
 # Streams
 
 

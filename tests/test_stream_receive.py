@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import tracemalloc
+from contextlib import suppress
 
 import pytest
 import trio
@@ -624,6 +626,32 @@ async def test_statistics_of_receiving(nursery: trio.Nursery) -> None:
     assert statistics.messages_received == 1
     assert statistics.inbox_size == FRAME_COST + 5 + 3
     assert statistics.tasks_waiting_receive == 0
+
+
+class Thief(trio.abc.Instrument):
+    """Takes what comes before whom Trio wakes for it."""
+
+    def __init__(self, descriptor: int) -> None:
+        self._descriptor = descriptor
+        self.loot = b""
+
+    def after_io_wait(self, timeout: float) -> None:
+        with suppress(BlockingIOError):
+            self.loot += os.read(self._descriptor, 100)
+
+
+async def test_a_wake_up_for_nothing_changes_nothing(nursery: trio.Nursery) -> None:
+    ws, peer = await open_with_peer(nursery, Role.SERVER, await open_streams("socket", nursery))
+    assert isinstance(ws.transport_stream, trio.SocketStream)
+    thief = Thief(ws.transport_stream.socket.fileno())
+    trio.lowlevel.add_instrument(thief)
+    await peer.send(Frame(TEXT, b"stolen"))
+    await trio.testing.wait_all_tasks_blocked()
+    trio.lowlevel.remove_instrument(thief)
+    assert len(thief.loot) == len(peer.encode(Frame(TEXT, b"stolen")))
+    await peer.send(Frame(TEXT, b"hello"))
+    assert await ws.receive() == "hello"
+    assert ws.statistics().messages_received == 1
 
 
 # Before the end

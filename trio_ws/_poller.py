@@ -54,6 +54,7 @@ class Poller:
 
     def __init__(self) -> None:
         self._crowd = 0
+        self._has_ended = False
         self._epoll: select.epoll | None = None
         self._watches: dict[int, _Watch] = {}
 
@@ -68,7 +69,7 @@ class Poller:
     @property
     def is_crowded(self) -> bool:
         """Whether there are so many streams that :meth:`watch` pays."""
-        return self._crowd >= _CROWD
+        return self._crowd >= _CROWD and not self._has_ended
 
     def start(self) -> select.epoll:
         """Start the task, unless it has been; what it waits for."""
@@ -78,7 +79,7 @@ class Poller:
         return self._epoll
 
     async def watch(self, descriptor: int, step: Callable[[], bool]) -> None:
-        """Call *step* whenever *descriptor* is readable, until it returns False.
+        """Call *step* whenever *descriptor* is readable, until it returns False or the run ends.
 
         That is done in the poller's task. What it raises is raised here. Cancellable at any time.
         Raises ``trio.ClosedResourceError`` if somebody else has closed the descriptor, as soon as
@@ -107,17 +108,27 @@ class Poller:
     async def _run(self, epoll: select.epoll) -> None:
         """The system task."""
         with epoll:
-            while True:
-                await trio.lowlevel.wait_readable(epoll)
+            try:
+                while True:
+                    await trio.lowlevel.wait_readable(epoll)
+                    await self._read_once(epoll)
+            finally:
+                # The run ends. Who still reads, in a shield, goes on in Trio's way.
+                self._has_ended = True
+                for watch in list(self._watches.values()):
+                    self._remove(watch)
+                    watch.wake()
+
+    async def _read_once(self, epoll: select.epoll) -> None:
+        began_at = perf_counter()
+        for descriptor, _ in epoll.poll(0, _BATCH):
+            if perf_counter() - began_at > _STEP:
+                await trio.lowlevel.checkpoint()
                 began_at = perf_counter()
-                for descriptor, _ in epoll.poll(0, _BATCH):
-                    if perf_counter() - began_at > _STEP:
-                        await trio.lowlevel.checkpoint()
-                        began_at = perf_counter()
-                    watch = self._watches.get(descriptor)
-                    # A step may have cancelled the reader of another.
-                    if watch is not None:
-                        self._step(watch)
+            watch = self._watches.get(descriptor)
+            # A step may have cancelled the reader of another.
+            if watch is not None:
+                self._step(watch)
 
     def _step(self, watch: _Watch) -> None:
         try:
