@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Final, TypeVar
 
 import pytest
+from child import Child
 from programs import ROOT
 from selenium import webdriver
 from selenium.webdriver.chrome.service import Service
@@ -41,7 +42,7 @@ _FLAGS: Final = (
 )
 
 
-class Server:
+class Server(Child):
     """A chat server that can be stopped, and started again on the same port."""
 
     def __init__(self, *arguments: str) -> None:
@@ -76,15 +77,6 @@ class Server:
         _, log = self._process.communicate(timeout=PATIENCE)
         self._process = None
         return log
-
-    def freeze(self) -> None:
-        """Let it answer nothing any more, as if the network were dead: no connection is closed."""
-        assert self._process is not None
-        self._process.send_signal(signal.SIGSTOP)
-
-    def thaw(self) -> None:
-        assert self._process is not None
-        self._process.send_signal(signal.SIGCONT)
 
     def __enter__(self) -> Server:
         return self

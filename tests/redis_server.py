@@ -8,10 +8,11 @@ import subprocess
 from pathlib import Path
 
 import pytest
+from child import Child
 from programs import free_port
 
 
-class RedisServer:
+class RedisServer(Child):
     """A Redis that forgets everything when it is stopped.
 
     Starting and stopping wait for it: it takes some milliseconds.
@@ -43,15 +44,6 @@ class RedisServer:
         self._process.send_signal(signal.SIGKILL)
         self._process.communicate()
         self._process = None
-
-    def freeze(self) -> None:
-        """Let it answer nothing any more: no connection is closed."""
-        assert self._process is not None
-        self._process.send_signal(signal.SIGSTOP)
-
-    def thaw(self) -> None:
-        assert self._process is not None
-        self._process.send_signal(signal.SIGCONT)
 
     def run(self, *command: str) -> str:
         """The answer to a command."""

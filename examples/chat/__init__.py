@@ -3,6 +3,7 @@
 ======================= ============================================================================
 ``__main__.py``         The command line: start, serve, and stop on a signal.
 ``options.py``          What the command line says, checked.
+``arguments.py``        Numbers on a command line, checked: for the server and the load test.
 ``messages.py``         The schema: what clients and the server say to each other, checked.
 ``nicknames.py``        What may be in a nickname, and which are the same.
 ``limits.py``           How much is allowed, and the token bucket.

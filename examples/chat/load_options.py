@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import argparse
-import math
 import urllib.parse
 from dataclasses import dataclass
+
+from .arguments import count, positive
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,18 +40,18 @@ def parse_options() -> LoadOptions:
         default="http://127.0.0.1:8000/",
         help="of the server (%(default)s)",
     )
-    add("--clients", type=_count, default=100, metavar="N", help="how many (%(default)s)")
-    add("--rooms", type=_count, default=2, metavar="N", help="that they are in (%(default)s)")
+    add("--clients", type=count, default=100, metavar="N", help="how many (%(default)s)")
+    add("--rooms", type=count, default=2, metavar="N", help="that they are in (%(default)s)")
     add(
         "--rate",
-        type=_positive,
+        type=positive,
         default=10.0,
         metavar="N",
         help="messages a second, of all of them (%(default)s)",
     )
     add(
         "--seconds",
-        type=_positive,
+        type=positive,
         default=10.0,
         metavar="N",
         help="for which they talk (%(default)s)",
@@ -73,19 +74,3 @@ def _url(text: str) -> str:
     if not has_server or has_more:
         raise argparse.ArgumentTypeError("give the URL of a server, such as http://127.0.0.1:8000/")
     return text.rstrip("/")
-
-
-def _count(text: str) -> int:
-    if not (text.isascii() and text.isdecimal() and int(text) > 0):
-        raise argparse.ArgumentTypeError("give a number from 1")
-    return int(text)
-
-
-def _positive(text: str) -> float:
-    try:
-        number = float(text)
-    except ValueError:
-        number = math.nan
-    if not 0 < number < math.inf:
-        raise argparse.ArgumentTypeError("give a number above 0")
-    return number

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import argparse
-import math
 import re
 import urllib.parse
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from .arguments import count, positive
 from .limits import Limits
 
 _origin_form = re.compile(
@@ -93,7 +93,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     add(
         "--workers",
-        type=_count,
+        type=count,
         default=1,
         metavar="N",
         help="processes that share the port; needs a --backplane (%(default)s)",
@@ -101,7 +101,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--worker", action="store_true", help=argparse.SUPPRESS)  # what a worker is started with
     add(
         "--grace",
-        type=_seconds,
+        type=positive,
         default=5.0,
         metavar="SECONDS",
         help="for everybody to leave when the server stops (%(default)s)",
@@ -116,36 +116,36 @@ def _add_limits(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument_group("limits of each process").add_argument
     add(
         "--clients",
-        type=_count,
+        type=count,
         default=default.clients,
         metavar="N",
         help="connections (%(default)s)",
     )
-    add("--rooms", type=_count, default=default.rooms, metavar="N", help="rooms (%(default)s)")
+    add("--rooms", type=count, default=default.rooms, metavar="N", help="rooms (%(default)s)")
     add(
         "--members",
-        type=_count,
+        type=count,
         default=default.members,
         metavar="N",
         help="members of a room (%(default)s)",
     )
     add(
         "--rate",
-        type=_seconds,
+        type=positive,
         default=default.rate,
         metavar="N",
         help="things a client may do in a second; twice as many at once (%(default)s)",
     )
     add(
         "--patience",
-        type=_seconds,
+        type=positive,
         default=default.patience,
         metavar="SECONDS",
         help="for which a client may read too slowly (%(default)s)",
     )
     add(
         "--keep",
-        type=_seconds,
+        type=positive,
         default=default.keep,
         metavar="SECONDS",
         help="that a room is kept when everybody has left (%(default)s)",
@@ -174,19 +174,3 @@ def _redis_url(text: str) -> str:
     if not is_complete:
         raise argparse.ArgumentTypeError("give a URL such as redis://localhost:6379")
     return text
-
-
-def _count(text: str) -> int:
-    if not (text.isascii() and text.isdecimal() and int(text) > 0):
-        raise argparse.ArgumentTypeError("give a number from 1")
-    return int(text)
-
-
-def _seconds(text: str) -> float:
-    try:
-        number = float(text)
-    except ValueError:
-        number = math.nan
-    if not 0 < number < math.inf:
-        raise argparse.ArgumentTypeError("give a number above 0")
-    return number
