@@ -67,8 +67,6 @@ def _compression(
     shared: dict[DeflaterSettings, SharedDeflate],
 ) -> bool | SharedDeflate:
     """Whether *stream* compresses the message, or by what is done for others too."""
-    if stream.compression is None:
-        return False
     deflater = stream._deflater_for(compress, len(payload))
     if deflater is None or deflater.context_takeover:
         return deflater is not None

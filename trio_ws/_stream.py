@@ -433,7 +433,7 @@ class WebSocketStream(trio.abc.Channel[str | bytes]):
         """
         opcode, payload = encode_message(message, text)
         size = len(payload)
-        compressed = self._deflater is not None and self._compresses(compress, size)
+        compressed = self._compresses(compress, size)
         await self._ticker.turn(_price(size, compressed))
         self._check_sending()
         if self._senders.has_turn():
