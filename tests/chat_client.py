@@ -54,7 +54,12 @@ class Visitor:
         """Come in; the welcome."""
         self.session = session or self.session
         await self.send("join", room=room, nick=nick, session=self.session, seen=seen)
-        return await self.hear_until("welcome")
+        message = await self.hear()
+        while message["type"] != "welcome":
+            # Or else the server waits for another join, until it has waited for long enough.
+            assert message["type"] != "error", message
+            message = await self.hear()
+        return message
 
     async def say(self, text: str, key: str = "") -> int:
         """Say something; the id that it has got."""
