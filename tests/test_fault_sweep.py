@@ -239,7 +239,7 @@ class SocketFault(enum.Enum):
 
 
 class FailingSocket:
-    """Lets the n-th ``readv`` or ``writev`` of a socket fail, and all that follow.
+    """Lets the n-th read or write of a socket fail, and all that follow.
 
     :ivar fault: in what way.
     :ivar failed: whether it has failed.
@@ -297,17 +297,27 @@ def fail_every_system_call(
 
 
 def patch_system_calls(patch: pytest.MonkeyPatch, probe: FailingSocket) -> None:
-    real_readv, real_writev = os.readv, os.writev
+    real_read, real_readv, real_write, real_writev = os.read, os.readv, os.write, os.writev
+
+    def read(descriptor: int, size: int) -> bytes:
+        probe.before_call(descriptor)
+        return real_read(descriptor, size)
 
     def readv(descriptor: int, buffers: Sequence[memoryview]) -> int:
         probe.before_call(descriptor)
         return real_readv(descriptor, buffers)
 
+    def write(descriptor: int, data: bytes) -> int:
+        probe.before_call(descriptor)
+        return real_write(descriptor, data)
+
     def writev(descriptor: int, buffers: Sequence[memoryview]) -> int:
         probe.before_call(descriptor)
         return real_writev(descriptor, buffers)
 
+    patch.setattr(os, "read", read)
     patch.setattr(os, "readv", readv)
+    patch.setattr(os, "write", write)
     patch.setattr(os, "writev", writev)
 
 

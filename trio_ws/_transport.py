@@ -11,6 +11,7 @@ step, because a number that was closed may belong to another connection a moment
 from __future__ import annotations
 
 import abc
+import errno
 import os
 import socket
 import threading
@@ -25,6 +26,9 @@ from ._poller import Poller
 
 RECEIVE_SIZE: Final = 256 * 1024
 """Bytes that one system call reads at most."""
+
+_SMALL_READ: Final = 64 * 1024
+"""Bytes to read where less is expected: without the shared buffer a call takes 0.2 us less."""
 
 _RECORD_SIZE: Final = 16 * 1024
 """Bytes of a TLS record that is full, which are all that one ``receive_some`` then brings."""
@@ -128,43 +132,61 @@ class Transport(abc.ABC):
 class SocketTransport(Transport):
     """A POSIX socket, read and written by system calls that do not block."""
 
-    __slots__ = ("_stream", "_writes_large")
+    __slots__ = ("_reads_large", "_socket", "_writes_large")
 
     can_write_nowait = True
     can_send_eof = True
     more_follows = False
 
     def __init__(self, stream: trio.SocketStream) -> None:
-        self._stream = stream
+        self._socket = stream.socket
+        self._reads_large = False
         self._writes_large = False
 
     def wait_received(self, max_bytes: int) -> Awaitable[None]:
         # Asking first costs no more than a read that fails, and most first reads would.
         return trio.lowlevel.wait_readable(  # noqa: ASYNC105 (the caller does)
-            _fileno(self._stream.socket)
+            _fileno(self._socket)
         )
 
     def watch(self, poller: Poller, step: Callable[[], bool]) -> Awaitable[None]:
         """Have *step* called whenever :meth:`receive_nowait` is worth a try: :class:`Poller`."""
-        return poller.watch(_fileno(self._stream.socket), step)
+        return poller.watch(_fileno(self._socket), step)
 
     def receive_nowait(self, max_bytes: int) -> Buffer | None:
+        try:
+            if self._reads_large:
+                return self._receive_large(max_bytes)
+            data = os.read(self._socket.fileno(), min(max_bytes, _SMALL_READ))
+        except BlockingIOError:
+            return None
+        except OSError as error:
+            _check_open(error)
+            raise
+        self._reads_large = len(data) == _SMALL_READ
+        return data
+
+    def _receive_large(self, max_bytes: int) -> Buffer:
         view = _scratch.view
         if max_bytes < RECEIVE_SIZE:
             view = view[:max_bytes]
-        try:
-            count = os.readv(_fileno(self._stream.socket), (view,))
-        except BlockingIOError:
-            return None
+        count = os.readv(self._socket.fileno(), (view,))
+        self._reads_large = count > _SMALL_READ // 2
         return view[:count]
 
     def write_nowait(self, buffers: Sequence[Buffer]) -> int:
         if (len(buffers[-1]) >= _LARGE_WRITE) is not self._writes_large:
             self._set_unsent(not self._writes_large)
         try:
-            return os.writev(_fileno(self._stream.socket), buffers[:MAX_BUFFERS])
+            if len(buffers) == 1:
+                # As a rule it is one frame: this takes 0.2 us less.
+                return os.write(self._socket.fileno(), buffers[0])
+            return os.writev(self._socket.fileno(), buffers[:MAX_BUFFERS])
         except BlockingIOError:
             return 0
+        except OSError as error:
+            _check_open(error)
+            raise
 
     def _set_unsent(self, writes_large: bool) -> None:
         """How much the kernel holds that it has not sent. Trio keeps that low, so that what is
@@ -173,34 +195,44 @@ class SocketTransport(Transport):
         """
         self._writes_large = writes_large
         with suppress(OSError):
-            self._stream.socket.setsockopt(
+            self._socket.setsockopt(
                 socket.IPPROTO_TCP, _UNSENT_OPTION, _LARGE_UNSENT if writes_large else _UNSENT
             )
 
     async def write(self, buffers: Sequence[Buffer]) -> int:
         while True:
-            await trio.lowlevel.wait_writable(_fileno(self._stream.socket))
+            await trio.lowlevel.wait_writable(_fileno(self._socket))
             count = self.write_nowait(buffers)
             if count:
                 return count
 
     async def send_eof(self) -> None:
         with suppress(OSError):
-            self._stream.socket.shutdown(socket.SHUT_WR)
+            self._socket.shutdown(socket.SHUT_WR)
 
     async def aclose(self) -> None:
-        self._stream.socket.close()
+        self._socket.close()
 
     def abort(self) -> bool:
-        self._stream.socket.close()
+        self._socket.close()
         return True
 
 
 def _fileno(sock: trio.socket.SocketType) -> int:
     descriptor = sock.fileno()
     if descriptor < 0:
-        raise trio.ClosedResourceError("another task closed this socket")
+        raise _closed_error()
     return descriptor
+
+
+def _check_open(error: OSError) -> None:
+    """Say it in Trio's words if a system call has failed because the socket is closed."""
+    if error.errno == errno.EBADF:
+        raise _closed_error() from error
+
+
+def _closed_error() -> trio.ClosedResourceError:
+    return trio.ClosedResourceError("another task closed this socket")
 
 
 class StreamTransport(Transport):

@@ -48,7 +48,7 @@ _ROOM_OF: Final = {
 
 _COLUMNS: Final = ("kernel", "Trio", "codec", "handshake", "stream", "application", "other")
 
-_SYSTEM_CALLS: Final = ("os.readv(", "os.writev(", "_epoll.", ".accept(", ".close()", "_sock")
+_SYSTEM_CALLS: Final = ("os.read", "os.write", "_epoll.", ".accept(", ".close()", "_sock")
 """What is in a line that enters the kernel: there it is not known where the time goes."""
 
 _PACKAGE: Final = str(Path(trio_ws.__file__).parent)
