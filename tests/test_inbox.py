@@ -15,7 +15,7 @@ TEXT = st.text(st.characters(exclude_categories=["Cs"]))
 def inbox_of(*messages: str | bytes) -> Inbox:
     inbox = Inbox()
     for message in messages:
-        inbox.put(message)
+        inbox.put([message])
     return inbox
 
 
@@ -122,7 +122,7 @@ def test_clear_forgets_the_messages_and_what_was_taken_of_the_first() -> None:
     inbox.clear()
     assert not inbox
     assert inbox.size == 0
-    inbox.put("three")
+    inbox.put(["three"])
     assert inbox.take() == "three"
 
 

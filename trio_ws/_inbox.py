@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Sequence
 from typing import Final
 
 from ._frames import FRAME_COST
@@ -28,17 +29,20 @@ class Inbox:
     def __bool__(self) -> bool:
         return bool(self._messages)
 
-    def put(self, message: str | bytes) -> None:
-        """A message has arrived, or the rest of one of which parts were taken while it arrived."""
-        if not self._messages:
-            self._messages = deque()
-        self._messages.append(message)
-        self.size += FRAME_COST + len(message)
+    def put(self, messages: Sequence[str | bytes]) -> None:
+        """They have arrived; or the rest of one of which parts were taken while it arrived."""
+        if self._messages is _EMPTY:
+            self._messages = deque(messages)
+        else:
+            self._messages.extend(messages)
+        self.size += FRAME_COST * len(messages) + sum(map(len, messages))
 
-    def take(self) -> str | bytes:
-        """The first message, or what is left of it."""
+    def take(self) -> str | bytes | None:
+        """The first message, or what is left of it; None if there is none."""
+        if not self._messages:
+            self._messages = _EMPTY
+            return None
         message = self._messages.popleft()
-        self._messages = self._messages or _EMPTY
         self.size -= FRAME_COST + len(message)
         if self._offset:
             message = message[self._offset :]
@@ -49,18 +53,20 @@ class Inbox:
         """At most *max_bytes* of the first message, but at least one code point; and if it ends."""
         message = self._messages[0]
         if max_bytes is None:
-            return self.take(), True
-        part = message[self._offset : self._offset + max_bytes]
-        if isinstance(part, str):
-            part = _shorten(part, max_bytes)
+            part = message[self._offset :]
+        else:
+            part = message[self._offset : self._offset + max_bytes]
+            if isinstance(part, str):
+                part = _shorten(part, max_bytes)
         self._offset += len(part)
         if self._offset < len(message):
             return part, False
         self.take()
+        self._messages = self._messages or _EMPTY
         return part, True
 
     def clear(self) -> None:
-        """Drop everything."""
+        """Drop everything, the room that it took included."""
         self._messages = _EMPTY
         self._offset = self.size = 0
 

@@ -226,6 +226,7 @@ class Protocol:
         "close_sent",
         "failure",
         "max_message_size",
+        "only_messages",
         "role",
         "stalled",
         "state",
@@ -244,6 +245,8 @@ class Protocol:
         self.failure: CloseReason | None = None
         self.stalled = False
         """Whether :meth:`decode` has more events in what it has kept, without further data."""
+        self.only_messages = True
+        """Whether what :meth:`decode` has returned last is nothing but messages."""
         self._last: Close | Violation | None = None
         self._undecoded = bytearray()
         # The message in progress: _opcode is None between messages.
@@ -345,9 +348,11 @@ class Protocol:
             times, and :data:`FRAME_COST` for each piece in which that is done.
         """
         events: list[Event] = []
+        self.only_messages = True
         if self.state not in RECEIVING:
             return events
         if self._last is not None:
+            self.only_messages = False
             return [self._end_receiving(self._last)]
         if self._opcode is None and not self._undecoded and not self._discarding:
             # All that most reads bring is whole messages: past the rest of this it takes half the
@@ -410,7 +415,7 @@ class Protocol:
         """
         if self._large is not None:
             self._parts = Inbox()
-            self._parts.put(self._large.take())
+            self._parts.put([self._large.take()])
             self._large = None
         if self._parts is not None:
             part, is_last = self._parts.take_part(max_bytes)
@@ -468,6 +473,7 @@ class Protocol:
                 if opcode is _CLOSE:
                     self._last = Close(payload, _parse_close(payload))
                     break
+                self.only_messages = False
                 events.append(Ping(payload) if opcode is _PING else Pong(payload))
                 continue
             compressed = bool(header.first_byte & RSV1) if opcode else self._compressed
@@ -640,6 +646,7 @@ class Protocol:
             return self._large.take()
         if self._parts is not None:
             before = self._parts.take()
+            assert before is not None
             return before + message.decode() if isinstance(before, str) else before + message
         return bytes(message) if self._opcode is _BINARY else message.decode()
 

@@ -34,34 +34,30 @@ class Receiver(Waiter):
 class Receivers:
     """The tasks that receive on one stream, and what waits for them.
 
+    :param inbox: the messages that have arrived: while any task waits there are none.
     :param protocol: it has the part of a message that is still arriving.
     :param on_waiting: called when a task begins to wait.
-    :ivar inbox: the messages that have arrived.
     :ivar waiting: the tasks that wait for them, in turn.
     """
 
-    __slots__ = ("_on_waiting", "_protocol", "inbox", "waiting")
+    __slots__ = ("_inbox", "_on_waiting", "_protocol", "waiting")
 
-    def __init__(self, protocol: Protocol, *, on_waiting: Callable[[], None]) -> None:
+    def __init__(self, inbox: Inbox, protocol: Protocol, *, on_waiting: Callable[[], None]) -> None:
+        self._inbox = inbox
         self._protocol = protocol
         self._on_waiting = on_waiting
         # As a rule it is one task, so that no order has to be kept beyond that of any dict.
         self.waiting: dict[Task, Receiver] = {}
-        self.inbox = Inbox()
 
     @property
     def size(self) -> int:
         """What waits, in the unit of ``max_inbox_size``; of the message in progress, its bytes."""
-        return self.inbox.size + self._protocol.partial_size
-
-    def take(self) -> Message | None:
-        """The first message; None if there is none, or others wait for it."""
-        if self.inbox.size and not self.waiting:
-            return self.inbox.take()
-        return None
+        return self._inbox.size + self._protocol.partial_size
 
     def take_part(self, max_bytes: int | None) -> tuple[Message, bool] | None:
-        """A part of the first message, and whether it ends it; None as for :meth:`take`."""
+        """A part of the first message, and whether it ends it; None if nothing is there, or others
+        wait for it.
+        """
         return None if self.waiting else self._next_part(max_bytes)
 
     def wait(self, receiver: Receiver) -> Awaitable[object]:
@@ -73,27 +69,27 @@ class Receivers:
         self._on_waiting()
         return receiver.wait(self.waiting.pop)
 
-    def deliver(self, message: Message) -> None:
-        """A message has arrived: hand it over, or put it into the inbox."""
-        if not self.waiting:
-            self.inbox.put(message)
-            return
-        receiver = next(iter(self.waiting.values()))
-        if receiver.max_bytes is not None or self.inbox.size:
-            self.inbox.put(message)
-            self.serve()
-            return
-        # Past the inbox, which takes twice the time.
-        del self.waiting[receiver.task]
-        receiver.message = message
-        receiver.wake()
+    def deliver(self, messages: list[Message]) -> None:
+        """Messages have arrived: hand them over, and put into the inbox what nobody waits for."""
+        if self.waiting and messages:
+            receiver = next(iter(self.waiting.values()))
+            if receiver.max_bytes is None:
+                # Past the inbox, which takes twice the time.
+                del self.waiting[receiver.task]
+                receiver.message = messages[0]
+                receiver.wake()
+                messages = messages[1:]
+        if messages:
+            self._inbox.put(messages)
+        self.serve()
 
     def serve(self) -> None:
         """Hand over what has arrived."""
         while self.waiting:
             receiver = next(iter(self.waiting.values()))
             if receiver.whole:
-                part = (self.inbox.take(), True) if self.inbox.size else None
+                message = self._inbox.take()
+                part = None if message is None else (message, True)
             else:
                 part = self._next_part(receiver.max_bytes)
             if part is None:
@@ -111,7 +107,7 @@ class Receivers:
             receiver.refuse(make_error())
 
     def _next_part(self, max_bytes: int | None) -> tuple[Message, bool] | None:
-        if self.inbox.size:
-            return self.inbox.take_part(max_bytes)
+        if self._inbox.size:
+            return self._inbox.take_part(max_bytes)
         part = self._protocol.take_part(max_bytes)
         return None if part is None else (part, False)

@@ -22,10 +22,11 @@ that the connection is over.
 from __future__ import annotations
 
 import logging
+from collections.abc import Awaitable
 from contextvars import copy_context
 from dataclasses import dataclass
 from functools import partial
-from typing import Final, Literal, Unpack, overload
+from typing import Final, Literal, Unpack, cast, overload
 
 import trio
 from trio.lowlevel import enable_ki_protection
@@ -43,10 +44,12 @@ from ._frames import (
     validate_utf8,
 )
 from ._http import Request, Response
+from ._inbox import Inbox
 from ._options import ControlCallback, StreamKeywords, StreamOptions
 from ._outbox import Outbox
 from ._payloads import (
     Data,
+    Message,
     close_payload,
     control_payload,
     encode_message,
@@ -136,6 +139,40 @@ class WebSocketStream(trio.abc.Channel[str | bytes]):
     terminal cancellation, everything raises ``trio.ClosedResourceError``.
     """
 
+    __slots__ = (
+        "__weakref__",
+        "_bytes_received",
+        "_cause",
+        "_closed",
+        "_compression",
+        "_concluded",
+        "_control_callback",
+        "_deadlines",
+        "_deflater",
+        "_discarders",
+        "_inbox",
+        "_messages_received",
+        "_options",
+        "_outbox",
+        "_paused_reader",
+        "_pings",
+        "_poller",
+        "_protocol",
+        "_reader_scope",
+        "_receivers",
+        "_released",
+        "_request",
+        "_response",
+        "_senders",
+        "_stream",
+        "_subprotocol",
+        "_teardown",
+        "_ticker",
+        "_timer",
+        "_transport",
+        "_writer",
+    )
+
     def __init__(
         self,
         stream: trio.abc.Stream,
@@ -166,7 +203,10 @@ class WebSocketStream(trio.abc.Channel[str | bytes]):
             deflater=self._deflater,
         )
         # Waiting tasks
-        self._receivers = Receivers(self._protocol, on_waiting=self._wake_reader_if_room)
+        self._inbox = Inbox()
+        self._receivers = Receivers(
+            self._inbox, self._protocol, on_waiting=self._wake_reader_if_room
+        )
         self._discarders = 0
         # Sending
         self._pings = Pings()
@@ -342,20 +382,30 @@ class WebSocketStream(trio.abc.Channel[str | bytes]):
         if decode:
             raise ValueError("decode=True: give None for str or bytes by message type, or False")
         await self._ticker.turn(0)
-        message = self._receivers.take()
-        if message is not None:
-            self._ticker.charge(len(message) // _BYTES_FOR_ONE)
-            if self._paused_reader.task is not None:
-                self._wake_reader_if_room()
-        else:
-            self._check_receiving()
+        message = self._take_message()
+        if message is None:
             receiver = Receiver(True, None)
-            await self._receivers.wait(receiver)
+            await self._wait_to_receive(receiver)
             receiver.check()
             message = receiver.message
         if decode is False and isinstance(message, str):
             return message.encode()
         return message
+
+    @enable_ki_protection
+    async def __anext__(self) -> str | bytes:
+        # Not Trio's, which is a coroutine around receive(): that took 0.15 us more.
+        await self._ticker.turn(0)
+        message = self._take_message()
+        if message is not None:
+            return message
+        receiver = Receiver(True, None)
+        try:
+            await self._wait_to_receive(receiver)
+            receiver.check()
+        except trio.EndOfChannel:
+            raise StopAsyncIteration from None
+        return receiver.message
 
     @enable_ki_protection
     def receive_nowait(self) -> str | bytes:
@@ -366,12 +416,11 @@ class WebSocketStream(trio.abc.Channel[str | bytes]):
 
         :raises trio.WouldBlock: no whole message is there, or other tasks wait for it.
         """
-        message = self._receivers.take()
-        if message is not None:
-            self._wake_reader_if_room()
-            return message
-        self._check_receiving()
-        raise trio.WouldBlock
+        message = self._take_message()
+        if message is None:
+            self._check_receiving()
+            raise trio.WouldBlock
+        return message
 
     @enable_ki_protection
     async def receive_some(self, max_bytes: int | None = None) -> tuple[str | bytes, bool]:
@@ -396,11 +445,23 @@ class WebSocketStream(trio.abc.Channel[str | bytes]):
             self._ticker.charge(len(part[0]) // _BYTES_FOR_ONE)
             self._wake_reader_if_room()
             return part
-        self._check_receiving()
         receiver = Receiver(False, max_bytes)
-        await self._receivers.wait(receiver)
+        await self._wait_to_receive(receiver)
         receiver.check()
         return receiver.message, receiver.fin
+
+    def _take_message(self) -> str | bytes | None:
+        """The first message that nobody has taken; None if there is none."""
+        message = self._inbox.take()
+        if message is not None:
+            self._ticker.charge(len(message) // _BYTES_FOR_ONE)
+            if self._paused_reader.task is not None:
+                self._wake_reader_if_room()
+        return message
+
+    def _wait_to_receive(self, receiver: Receiver) -> Awaitable[object]:
+        self._check_receiving()
+        return self._receivers.wait(receiver)
 
     def _check_receiving(self) -> None:
         if self._released or self._protocol.state not in RECEIVING:
@@ -559,7 +620,7 @@ class WebSocketStream(trio.abc.Channel[str | bytes]):
 
     def _commit(self, opcode: Opcode, payload: bytes, compressed: bool) -> None:
         """A whole message, of a task that has the turn."""
-        gather = self._receivers.inbox.size > 0
+        gather = self._inbox.size > 0
         if gather or compressed or not self._writer.write_at_once(opcode, payload):
             self._outbox.commit_data(opcode, payload, True, compressed)
             self._writer.committed(gather=gather)
@@ -713,7 +774,7 @@ class WebSocketStream(trio.abc.Channel[str | bytes]):
                 self._protocol.discarding = False
 
     def _discard_messages(self) -> None:
-        self._receivers.inbox.clear()
+        self._inbox.clear()
         self._protocol.discarding = True
 
     def _commit_close(self, payload: bytes, reason: CloseReason) -> None:
@@ -903,23 +964,30 @@ class WebSocketStream(trio.abc.Channel[str | bytes]):
         room = self._room()
         # An empty inbox is room enough: what is held then is a message that waits for its rest.
         enough = min(self._options.max_inbox_size // 2, _DECODE_STEP)
-        is_enough = room >= max(enough, 1) or (room >= 1 and not self._receivers.inbox)
+        is_enough = room >= max(enough, 1) or (room >= 1 and not self._inbox)
         if is_enough or self._writer.error is not None:
             self._paused_reader.wake()
             self._deadlines.resume(trio.current_time())
             self._set_timer()
 
     def _handle(self, events: list[Event]) -> None:
+        if self._protocol.only_messages:
+            # As they come with nearly every read: one by one took 0.3 us each.
+            self._deliver(cast("list[Message]", events))  # as only_messages says
+            return
         for event in events:
             if isinstance(event, (str, bytes)):
-                self._receivers.deliver(event)
-                self._messages_received += 1
+                self._deliver([event])
             elif isinstance(event, Violation):
                 self._cause = event
                 self._say_why_failed()
             elif not self._handle_control(event):
                 break
         self._receivers.serve()
+
+    def _deliver(self, messages: list[Message]) -> None:
+        self._messages_received += len(messages)
+        self._receivers.deliver(messages)
 
     def _handle_control(self, event: Ping | Pong | Close) -> bool:
         """False if the connection has failed over it."""
@@ -972,7 +1040,7 @@ class WebSocketStream(trio.abc.Channel[str | bytes]):
     # Writing
 
     def _write_committed(self) -> None:
-        self._writer.committed(gather=self._receivers.inbox.size > 0)
+        self._writer.committed(gather=self._inbox.size > 0)
 
     def _admit_senders(self) -> None:
         """Something was written: commit for those who waited for room."""
