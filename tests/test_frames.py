@@ -183,7 +183,7 @@ def test_small_messages_are_packed_together(twin: Twin, keys: bytes | None) -> N
         for place, (opcode, payload, fin, _, _) in enumerate(SMALL)
         if opcode is not None
     ]
-    packed, ends, payload_size = twin.pack_messages(deque(SMALL), 4000, 10_000, keys)
+    packed, ends, payload_size = twin.pack_messages(deque(SMALL), 4000, 10_000, keys, 0)
     assert packed == b"".join(frames)
     assert ends == [len(b"".join(frames[:count])) for count in range(1, 6)]
     assert payload_size == 0 + 5 + 125 + 126 + 4000
@@ -204,28 +204,28 @@ NOT_SIMPLE_MESSAGES = {
 def test_a_message_with_which_something_is_to_be_done_is_not_packed(
     twin: Twin, message: MessageFields
 ) -> None:
-    assert twin.pack_messages([message], 4000, 10_000, None) == (b"", [], 0)
-    packed = twin.pack_messages([SMALL[1], message, SMALL[0]], 4000, 10_000, None)
-    assert packed == (b"\x81\5Hello", [7], 5)
+    assert twin.pack_messages([message], 4000, 10_000, None, 0) == (b"", [], 0)
+    packed = twin.pack_messages([SMALL[1], message, SMALL[0]], 4000, 10_000, None, 100)
+    assert packed == (b"\x81\5Hello", [107], 5)
 
 
 @EACH_TWIN
 @pytest.mark.parametrize(("fin", "packed"), [(1, b"\x82\1a"), (0, b"\x02\1a"), ([], b"\x02\1a")])
 def test_fin_counts_by_its_truth(twin: Twin, fin: bool, packed: bytes) -> None:
-    assert twin.pack_messages([committed(b"a", fin=fin)], 4000, 100, None)[0] == packed
+    assert twin.pack_messages([committed(b"a", fin=fin)], 4000, 100, None, 0)[0] == packed
 
 
 @EACH_TWIN
 @pytest.mark.parametrize(("limit", "count"), [(-1, 0), (0, 1), (6, 1), (7, 2), (13, 2), (14, 3)])
 def test_no_message_is_packed_beyond_the_limit(twin: Twin, limit: int, count: int) -> None:
-    packed, ends, size = twin.pack_messages(3 * [committed(b"Hello")], 4000, limit, None)
+    packed, ends, size = twin.pack_messages(3 * [committed(b"Hello")], 4000, limit, None, 0)
     assert (packed, ends, size) == (count * b"\x82\5Hello", [7, 14, 21][:count], 5 * count)
 
 
 @EACH_TWIN
 @pytest.mark.parametrize("count", [0, 1, 2, 3, 4])
 def test_no_message_is_packed_without_a_key(twin: Twin, count: int) -> None:
-    packed, ends, _ = twin.pack_messages(3 * [committed(b"a")], 4000, 10_000, count * KEY)
+    packed, ends, _ = twin.pack_messages(3 * [committed(b"a")], 4000, 10_000, count * KEY, 0)
     assert ends == [7, 14, 21][:count]
     assert packed == min(count, 3) * twin.pack_frame(0x82, b"a", KEY)
 

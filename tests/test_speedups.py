@@ -173,11 +173,16 @@ MESSAGE_FIELDS = st.tuples(
     st.sampled_from([70000, 125, 124]),
     st.integers(-1, 1000) | st.just(sys.maxsize),
     st.none() | st.integers(0, 20).map(lambda count: bytes(range(4 * count))),
+    st.integers(0, 1 << 40),
 )
 def test_the_same_messages_are_packed(
-    messages: list[_frames.MessageFields], max_payload: int, limit: int, keys: bytes | None
+    messages: list[_frames.MessageFields],
+    max_payload: int,
+    limit: int,
+    keys: bytes | None,
+    start: int,
 ) -> None:
-    assert_same(lambda twin: twin.pack_messages(messages, max_payload, limit, keys))
+    assert_same(lambda twin: twin.pack_messages(messages, max_payload, limit, keys, start))
 
 
 def validation(data: bytes, final: bool) -> Call:

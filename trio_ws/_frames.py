@@ -162,7 +162,12 @@ MessageFields: TypeAlias = tuple[int | None, Buffer, bool, object, bool]
 
 
 def pure_pack_messages(
-    messages: Iterable[MessageFields], max_payload: int, limit: int, keys: bytes | None, /
+    messages: Iterable[MessageFields],
+    max_payload: int,
+    limit: int,
+    keys: bytes | None,
+    start: int,
+    /,
 ) -> tuple[bytes, list[int], int]:
     """Frames for the first of *messages* that are simple: nothing has to be done to any of them.
 
@@ -170,7 +175,8 @@ def pure_pack_messages(
     None is added once there are more than *limit* bytes. *keys* are four bytes for each frame, and
     there are no more frames than keys; None does not mask.
 
-    Returns the frames, where each of them ends, and the size of their payloads.
+    Returns the frames, where each of them ends, counted from *start*, and the size of their
+    payloads.
     """
     frames: list[bytes] = []
     ends: list[int] = []
@@ -184,7 +190,7 @@ def pure_pack_messages(
         frames.append(pure_pack_frame(opcode | (FIN if fin else 0), payload, key))
         size += len(frames[-1])
         payload_size += len(payload)
-        ends.append(size)
+        ends.append(start + size)
     return b"".join(frames), ends, payload_size
 
 

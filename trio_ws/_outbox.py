@@ -20,7 +20,6 @@ from __future__ import annotations
 import enum
 from bisect import bisect_right
 from collections import deque
-from collections.abc import Sequence
 from typing import Any, Final, NamedTuple
 
 from ._deflate import PIECE, Deflater, SharedDeflate
@@ -78,19 +77,6 @@ class _Boundary(enum.IntEnum):
     """The Close frame, the last of all."""
 
 
-class _Piece(NamedTuple):
-    buffer: Buffer
-    boundary: _Boundary
-    inner: Sequence[int] = ()
-    """Where the frames before the last one end; each ends a data item."""
-
-    def first_frame(self) -> _Piece:
-        """What is left of the frame that the piece begins with."""
-        if not self.inner:
-            return self
-        return _Piece(memoryview(self.buffer)[: self.inner[0]], _Boundary.DATA)
-
-
 class _Data(NamedTuple):
     """A message, or a part of one."""
 
@@ -134,7 +120,8 @@ class Outbox:
         "_data",
         "_deflater",
         "_encoded",
-        "_encoded_size",
+        "_encoded_end",
+        "_ends",
         "_frame_key",
         "_frame_left",
         "_frame_offset",
@@ -142,7 +129,9 @@ class Outbox:
         "_keys",
         "_mid_frame",
         "_offset",
+        "_other_ends",
         "_pong",
+        "_position",
         "_written_control",
         "_written_data",
         "control_size",
@@ -177,13 +166,19 @@ class Outbox:
         self._frame_offset = 0
         self._frame_left = 0
         self._frame_key: bytes | None = None
-        self._encoded: list[_Piece] = []
+        # Of all the bytes of the connection, those from _position to _encoded_end are encoded and
+        # not written. _ends is where frames end among them, each with a data item, but for those in
+        # _other_ends.
+        self._encoded: list[Buffer] = []
+        self._position = 0
+        self._encoded_end = 0
+        self._ends: list[int] = []
+        self._other_ends: dict[int, _Boundary] = {}
         self._mid_frame = False
         # Whether somebody is writing what buffers() has returned: those bytes count as sent.
         self._handed_out = False
         self.size = 0
         """Bytes that are committed and not written, and :data:`FRAME_COST` for each message."""
-        self._encoded_size = 0
         self._committed_data = 0
         self._committed_control = 0
         self._written_data = 0
@@ -290,25 +285,29 @@ class Outbox:
         self._pong = None
         self._controls = _EMPTY
         self.control_size = 0
-        rest = self._frame_left if self._handed_out or self._drop_encoded() else 0
+        if self._handed_out:
+            rest = self._frame_left
+        else:
+            rest = 0 if self._ends or not self._mid_frame else self._frame_left
+            self._drop_encoded()
         self._drop_data(rest)
-        ends = sum(len(piece.inner) + (piece.boundary is _Boundary.DATA) for piece in self._encoded)
+        ends = len(self._ends) - len(self._other_ends)
         ends += sum(not data.cut for data in self._data)
-        self.size = FRAME_COST * ends + rest + self._encoded_size
+        self.size = FRAME_COST * ends + rest + self._encoded_end - self._position
 
-    def _drop_encoded(self) -> bool:
-        """Drop the frames that have not been begun; whether the one that has been lacks its end."""
-        begun: list[_Piece] = []
-        in_frame = self._mid_frame
-        while in_frame and len(begun) < len(self._encoded):
-            begun.append(self._encoded[len(begun)].first_frame())
-            in_frame = begun[-1].boundary is _Boundary.NONE
-        others = self._encoded[len(begun) :]
-        if others and others[-1].boundary is _Boundary.CLOSE:
-            begun.append(others[-1])
-        self._encoded = begun
-        self._encoded_size = sum(len(piece.buffer) for piece in begun)
-        return in_frame
+    def _drop_encoded(self) -> None:
+        """Drop the frames that have not been begun, but for a Close."""
+        encoded, ends, others = self._encoded, self._ends, self._other_ends
+        if self._mid_frame and not ends:
+            return
+        begun = ends[:1] if self._mid_frame else []
+        others_begun = {end: others[end] for end in begun if end in others}
+        end = begun[0] if begun else self._position
+        has_close = ends != begun and others.get(ends[-1]) is _Boundary.CLOSE
+        self._encoded = _first_bytes(encoded, end - self._position)
+        self._encoded_end, self._ends, self._other_ends = end, begun, others_begun
+        if has_close:
+            self._append(encoded[-1], _Boundary.CLOSE)
 
     def _drop_data(self, rest: int) -> None:
         """Drop all data but the *rest* of the frame in progress."""
@@ -343,12 +342,14 @@ class Outbox:
         Whoever asks writes them, and reports it to :meth:`written`.
         """
         enough = self.deflated + _DEFLATE_STEP
-        while (
-            self._encoded_size <= AHEAD - _REFILL and self.deflated < enough and self._encode_next()
-        ):
+        while self._encode_room() >= 0 and self.deflated < enough and self._encode_next():
             pass
         self._handed_out = bool(self._encoded)
-        return [piece.buffer for piece in self._encoded]
+        return self._encoded
+
+    def _encode_room(self) -> int:
+        """Bytes after which no more is encoded."""
+        return AHEAD - _REFILL - (self._encoded_end - self._position)
 
     @property
     def is_taken(self) -> bool:
@@ -358,39 +359,33 @@ class Outbox:
     def written(self, count: int) -> None:
         """The transport has taken the first *count* bytes of :meth:`buffers`."""
         self._handed_out = False
-        self._encoded_size -= count
+        if not count:
+            return
         self.size -= count
-        encoded = self._encoded
-        done = 0
-        while count:
-            buffer, boundary, inner = encoded[done]
-            size = len(buffer)
-            if count < size:
-                encoded[done] = self._written_in_part(encoded[done], count)
-                break
-            count -= size
-            done += 1
-            self._mid_frame = boundary is _Boundary.NONE
-            if boundary is _Boundary.DATA:
-                self._data_written(len(inner) + 1)
-            elif boundary is _Boundary.CONTROL:
-                self._written_control += 1
-            elif boundary is _Boundary.CLOSE:
-                self._close_written = True
-        del encoded[:done]
+        self._position += count
+        ends = self._ends
+        if self._position == self._encoded_end:
+            # As a rule it is all of them.
+            self._encoded = []
+            done = len(ends)
+        else:
+            self._encoded = _last_bytes(self._encoded, count)
+            done = bisect_right(ends, self._position)
+        self._mid_frame = done == 0 or ends[done - 1] < self._position
+        data = done
+        if self._other_ends:
+            data -= self._others_written(ends[:done])
+        del ends[:done]
+        self._written_data += data
+        self.size -= FRAME_COST * data
 
-    def _written_in_part(self, piece: _Piece, count: int) -> _Piece:
-        """What is left of *piece*."""
-        buffer, boundary, inner = piece
-        done = bisect_right(inner, count)
-        self._data_written(done)
-        self._mid_frame = done == 0 or inner[done - 1] < count
-        left = [end - count for end in inner[done:]]
-        return _Piece(memoryview(buffer)[count:], boundary, left)
-
-    def _data_written(self, count: int) -> None:
-        self._written_data += count
-        self.size -= FRAME_COST * count
+    def _others_written(self, ends: list[int]) -> int:
+        """How many of the frames with these *ends* are not the end of a data item."""
+        found = [self._other_ends.pop(end) for end in ends if end in self._other_ends]
+        self._written_control += found.count(_Boundary.CONTROL)
+        if _Boundary.CLOSE in found:
+            self._close_written = True
+        return len(found)
 
     def _encode_next(self) -> bool:
         """The next frame, or the next piece of a large one; False if there is none."""
@@ -449,22 +444,24 @@ class Outbox:
 
     def _encode_small_messages(self) -> None:
         """The next message and those like it, in one buffer: 3.5 times as fast as one by one."""
-        data = self._data
-        room = AHEAD - _REFILL - self._encoded_size
+        data, start = self._data, self._encoded_end
         keys = self._keys.take(min(len(data), _MAX_RUN)) if self._keys else None
-        frames, ends, payload_size = pack_messages(data, _COPY_BELOW, room, keys)
+        frames, ends, payload_size = pack_messages(
+            data, _COPY_BELOW, self._encode_room(), keys, start
+        )
         for _ in ends:
             data.popleft()
         self._data = data or _EMPTY
-        self.size -= payload_size
-        ends.pop()
-        self._append(frames, _Boundary.DATA, ends)
+        self._encoded.append(frames)
+        self._ends += ends
+        self._encoded_end = ends[-1]
+        self.size += ends[-1] - start - payload_size
 
     def _encode_payload(self) -> None:
         """The next piece of a frame too large to be copied."""
         data, key = self._data[0], self._frame_key
         payload = data.payload
-        most = _UNMASKED_PIECE if key is None else AHEAD - self._encoded_size
+        most = _UNMASKED_PIECE if key is None else AHEAD - (self._encoded_end - self._position)
         length = min(self._frame_left, most)
         chunk = memoryview(payload)[self._offset : self._offset + length]
         self._frame_left -= length
@@ -521,10 +518,14 @@ class Outbox:
     def _frame(self, first_byte: int, payload: Buffer) -> bytes:
         return pack_frame(first_byte, payload, self._keys() if self._keys else None)
 
-    def _append(self, buffer: Buffer, boundary: _Boundary, inner: Sequence[int] = ()) -> None:
-        self._encoded.append(_Piece(buffer, boundary, inner))
-        self._encoded_size += len(buffer)
+    def _append(self, buffer: Buffer, boundary: _Boundary) -> None:
+        self._encoded.append(buffer)
+        self._encoded_end += len(buffer)
         self.size += len(buffer)
+        if boundary is not _Boundary.NONE:
+            self._ends.append(self._encoded_end)
+            if boundary is not _Boundary.DATA:
+                self._other_ends[self._encoded_end] = boundary
 
     def _advance(self, length: int) -> None:
         """*length* bytes of the first message have been encoded."""
@@ -537,3 +538,26 @@ class Outbox:
         self._data.popleft()
         self._data = self._data or _EMPTY
         self._offset = 0
+
+
+def _first_bytes(buffers: list[Buffer], count: int) -> list[Buffer]:
+    """The first *count* bytes of *buffers*."""
+    first: list[Buffer] = []
+    for buffer in buffers:
+        if count <= 0:
+            break
+        first.append(buffer if len(buffer) <= count else memoryview(buffer)[:count])
+        count -= len(buffer)
+    return first
+
+
+def _last_bytes(buffers: list[Buffer], count: int) -> list[Buffer]:
+    """What follows the first *count* bytes of *buffers*, which have more."""
+    done = 0
+    while count >= len(buffers[done]):
+        count -= len(buffers[done])
+        done += 1
+    last = buffers[done:]
+    if count:
+        last[0] = memoryview(last[0])[count:]
+    return last

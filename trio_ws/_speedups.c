@@ -373,9 +373,9 @@ take_messages(PyObject *taken, size_t *size, PyObject *messages, Py_ssize_t max_
 }
 
 static int
-append_end(PyObject *ends, size_t end)
+append_end(PyObject *ends, Py_ssize_t end)
 {
-    PyObject *number = PyLong_FromSize_t(end);
+    PyObject *number = PyLong_FromSsize_t(end);
     const int failed = number == NULL || PyList_Append(ends, number) < 0;
     Py_XDECREF(number);
     return !failed;
@@ -383,8 +383,8 @@ append_end(PyObject *ends, size_t end)
 
 /* Writes the frames of *taken* into *frames*, which has room for them. */
 static int
-write_messages(byte *frames, PyObject *ends, size_t *payload_size, PyObject *taken,
-               const byte *keys)
+write_messages(byte *frames, PyObject *ends, Py_ssize_t start, size_t *payload_size,
+               PyObject *taken, const byte *keys)
 {
     const Py_ssize_t count = PyList_Size(taken);
     size_t end = 0;
@@ -399,7 +399,7 @@ write_messages(byte *frames, PyObject *ends, size_t *payload_size, PyObject *tak
         end += write_frame(frames + end, first, (const byte *)payload, length,
                            keys == NULL ? NULL : keys + KEY_SIZE * index);
         *payload_size += length;
-        if (!append_end(ends, end)) {
+        if (!append_end(ends, start + (Py_ssize_t)end)) {
             return 0;
         }
     }
@@ -407,20 +407,21 @@ write_messages(byte *frames, PyObject *ends, size_t *payload_size, PyObject *tak
 }
 
 PyDoc_STRVAR(pack_messages_doc,
-             "pack_messages($module, messages, max_payload, limit, keys, /)\n--\n\n"
+             "pack_messages($module, messages, max_payload, limit, keys, start, /)\n--\n\n"
              "As trio_ws._frames.pure_pack_messages.");
 
 static PyObject *
 pack_messages(PyObject *Py_UNUSED(module), PyObject *const *arguments, Py_ssize_t count)
 {
     char *keys = NULL;
-    Py_ssize_t max_payload, limit, keys_size = 0;
+    Py_ssize_t max_payload, limit, start, keys_size = 0;
     size_t size = 0, payload_size = 0;
     PyObject *frames = NULL, *result = NULL;
-    if (!check_count("pack_messages", count, 4, 4) || !get_size(arguments[1], &max_payload) ||
+    if (!check_count("pack_messages", count, 5, 5) || !get_size(arguments[1], &max_payload) ||
         !get_size(arguments[2], &limit) ||
         (arguments[3] != Py_None &&
-         PyBytes_AsStringAndSize(arguments[3], &keys, &keys_size) < 0)) {
+         PyBytes_AsStringAndSize(arguments[3], &keys, &keys_size) < 0) ||
+        !get_size(arguments[4], &start)) {
         return NULL;
     }
     PyObject *messages = PyObject_GetIter(arguments[0]);
@@ -431,8 +432,8 @@ pack_messages(PyObject *Py_UNUSED(module), PyObject *const *arguments, Py_ssize_
                       keys_size / KEY_SIZE)) {
         frames = PyBytes_FromStringAndSize(NULL, (Py_ssize_t)size);
     }
-    if (frames != NULL && write_messages((byte *)PyBytes_AsString(frames), ends, &payload_size,
-                                         taken, (const byte *)keys)) {
+    if (frames != NULL && write_messages((byte *)PyBytes_AsString(frames), ends, start,
+                                         &payload_size, taken, (const byte *)keys)) {
         result = Py_BuildValue("(OOn)", frames, ends, (Py_ssize_t)payload_size);
     }
     Py_XDECREF(frames);

@@ -267,9 +267,10 @@ class Writer:
 
     def _write_nowait(self, buffers: list[Buffer]) -> bool:
         """Write them in one system call; whether the kernel took all that one call can."""
-        count = self._transport.write_nowait(buffers)
+        most = buffers if len(buffers) <= MAX_BUFFERS else buffers[:MAX_BUFFERS]
+        count = self._transport.write_nowait(most)
         self._account(count)
-        return self._outbox.is_taken or count == sum(map(len, buffers[:MAX_BUFFERS]))
+        return self._outbox.is_taken or (most is not buffers and count == sum(map(len, most)))
 
     def _can_write_now(self) -> bool:
         """Whether the transport is one that can be written without waiting, and may be."""
