@@ -67,18 +67,22 @@ class Senders:
     """The tasks that send on one stream.
 
     :param outbox: where they commit.
-    :param max_size: bytes in the outbox above which they wait. It may be changed.
+    :param max_size: bytes in the outbox above which they wait.
     :param sent_ping: called with the sender of each ping that is committed.
+    :ivar limit: a whole message may be committed right now, without waiting, if the outbox is
+        smaller than this: :attr:`max_size`, or 0 while others go first. So every send has one thing
+        to look at.
     """
 
     __slots__ = (
         "_controls",
         "_data",
+        "_max_size",
         "_open",
         "_outbox",
         "_sent_ping",
         "_stopped",
-        "max_size",
+        "limit",
     )
 
     def __init__(
@@ -90,7 +94,23 @@ class Senders:
         self._controls: OrderedDict[Task, ControlSender] = NOBODY
         self._open: OpenMessage | None = None
         self._stopped = False
-        self.max_size = max_size
+        self._max_size = max_size
+        self.limit = max_size
+
+    @property
+    def max_size(self) -> int:
+        """Bytes in the outbox above which they wait. It may be changed."""
+        return self._max_size
+
+    @max_size.setter
+    def max_size(self, max_size: int) -> None:
+        self._max_size = max_size
+        self._set_limit()
+
+    def _set_limit(self) -> None:
+        """After any change of what :attr:`limit` depends on."""
+        others_first = self._open is not None or bool(self._data) or self._stopped
+        self.limit = 0 if others_first else self._max_size
 
     @property
     def are_waiting(self) -> bool:
@@ -112,12 +132,7 @@ class Senders:
 
     def has_turn(self) -> bool:
         """Whether a whole message may be committed right now, without waiting."""
-        return (
-            self._open is None
-            and not self._data
-            and self._outbox.size < self.max_size
-            and not self._stopped
-        )
+        return self._outbox.size < self.limit
 
     def try_part(self, sender: DataSender) -> bool:
         """Commit a part at once if it is the sender's turn; whether it was."""
@@ -138,7 +153,13 @@ class Senders:
         self._data[sender.task] = sender
         if self._open is not None and self._open.task is sender.task:
             self._data.move_to_end(sender.task, last=False)
-        await sender.park(self._data.pop)
+        self._set_limit()
+        await sender.park(self._forget_data)
+
+    def _forget_data(self, task: Task, default: None) -> None:
+        """For a cancelled task: it waits no more to commit."""
+        self._data.pop(task, default)
+        self._set_limit()
 
     # Pings and pongs
 
@@ -180,6 +201,7 @@ class Senders:
     def stop(self) -> None:
         """There is no room any more, and will not be: nothing is written."""
         self._stopped = True
+        self._set_limit()
 
     def refuse(self, make_error: Callable[[], Exception]) -> None:
         """Nobody may commit any more: each who waits gets an error of its own."""
@@ -188,9 +210,10 @@ class Senders:
             self._data.popitem(last=False)[1].refuse(make_error())
         while self._controls:
             self._controls.popitem(last=False)[1].refuse(make_error())
+        self._set_limit()
 
     def _has_room(self) -> bool:
-        return self._outbox.size < self.max_size and not self._stopped
+        return self._outbox.size < self._max_size and not self._stopped
 
     def _may_commit(self, task: Task) -> bool:
         """Whether *task*, being the first in turn, may commit."""
@@ -208,6 +231,7 @@ class Senders:
             )
         else:
             message.utf8_pending = sender.utf8_pending
+        self._set_limit()
 
     def _commit_control(self, sender: ControlSender) -> None:
         self._outbox.commit_control(sender.opcode, sender.payload)

@@ -79,6 +79,9 @@ from ._writer import Writer
 
 logger = logging.getLogger("trio_ws")
 
+# An attribute of an enum costs as much as a whole check.
+_OPEN: Final = State.OPEN
+
 _DECODE_STEP: Final = 256 * 1024
 """What the reader decodes before others have their turn, in the units of ``Protocol.decode``."""
 
@@ -496,10 +499,10 @@ class WebSocketStream(trio.abc.Channel[str | bytes]):
         size = len(payload)
         compressed = self._compresses(compress, size)
         await self._ticker.turn(_price(size, compressed))
-        self._check_sending()
-        if self._senders.has_turn():
+        if self._protocol.state is _OPEN and self._outbox.size < self._senders.limit:
             self._commit(opcode, payload, compressed)
             return
+        self._check_sending()
         if self._senders.own_message() is not None:
             raise RuntimeError(
                 "this task has begun a message with send_some: end it with fin=True first"
@@ -516,10 +519,11 @@ class WebSocketStream(trio.abc.Channel[str | bytes]):
             not ended; nothing was sent.
         """
         opcode, payload = encode_message(message, text)
+        compressed = self._compresses(compress, len(payload))
         self._check_sending()
         if not self._has_turn():
             raise trio.WouldBlock
-        self._commit(opcode, payload, self._compresses(compress, len(payload)))
+        self._commit(opcode, payload, compressed)
 
     @enable_ki_protection
     async def send_some(
@@ -620,6 +624,9 @@ class WebSocketStream(trio.abc.Channel[str | bytes]):
 
     def _commit(self, opcode: Opcode, payload: bytes, compressed: bool) -> None:
         """A whole message, of a task that has the turn."""
+        if self._writer.is_gathering:
+            self._outbox.commit_data(opcode, payload, True, compressed)
+            return
         gather = self._inbox.size > 0
         if gather or compressed or not self._writer.write_at_once(opcode, payload):
             self._outbox.commit_data(opcode, payload, True, compressed)

@@ -64,6 +64,7 @@ class Writer:
     :param on_failed: called when a write has failed; there will be no other.
     :ivar error: why nothing is written any more, or None.
     :ivar is_busy: whether the task has something to write that the transport has not taken.
+    :ivar is_gathering: whether the next tick writes all that has been committed until then.
     :ivar bytes_sent: bytes handed to the transport.
     """
 
@@ -71,7 +72,6 @@ class Writer:
         "_drained",
         "_ended",
         "_flushers",
-        "_gathering",
         "_nursery",
         "_on_blocked",
         "_on_failed",
@@ -88,6 +88,7 @@ class Writer:
         "bytes_sent",
         "error",
         "is_busy",
+        "is_gathering",
     )
 
     def __init__(
@@ -110,7 +111,7 @@ class Writer:
         self._ticker = ticker
         self._nursery = nursery
         self._shield = shield
-        self._gathering = False
+        self.is_gathering = False
         self._wrote_at_once = False
         self._flushers: OrderedDict[Task, _Flusher] = NOBODY
         self._drained: trio.Event | None = None
@@ -133,10 +134,10 @@ class Writer:
 
     def committed(self, *, gather: bool) -> None:
         """Something was committed: write it now, or in the next tick with what else comes."""
-        if self._gathering or self.is_busy:
+        if self.is_gathering or self.is_busy:
             return
         if gather or self._wrote_at_once:
-            self._gathering = True
+            self.is_gathering = True
             self._ticker.flush_soon(self)
         else:
             self._wrote_at_once = True
@@ -148,7 +149,7 @@ class Writer:
         False if that is not so, and nothing has happened. It takes half the time of the way through
         the outbox.
         """
-        if self._wrote_at_once or self._gathering or not self._can_write_now():
+        if self._wrote_at_once or self.is_gathering or not self._can_write_now():
             return False
         frame = self._outbox.commit_alone(opcode, payload)
         if frame is None:
@@ -163,7 +164,7 @@ class Writer:
 
     def flush_now(self) -> int:
         """Write what is committed, as far as that does not block; how much work that was."""
-        self._gathering = False
+        self.is_gathering = False
         self._wrote_at_once = False
         frame = self._outbox.take_alone() if self._can_write_now() else None
         if frame is not None:
@@ -178,7 +179,7 @@ class Writer:
 
     def flush_gathered(self) -> None:
         """Write now what waits for the next tick only to leave together with more."""
-        if self._gathering:
+        if self.is_gathering:
             self.flush_now()
 
     async def flush(self) -> None:
@@ -207,7 +208,7 @@ class Writer:
         That takes it some ticks: through TLS more than one.
         """
         ticks = 0 if self._transport.can_write_nowait else _CATCH_UP_TICKS
-        while ticks and (self._gathering or self.is_busy):
+        while ticks and (self.is_gathering or self.is_busy):
             await trio.lowlevel.checkpoint()
             ticks -= 1
 
