@@ -207,15 +207,18 @@ class WebSocketStream(trio.abc.Channel[str | bytes]):
         )
         # Waiting tasks
         self._inbox = Inbox()
+        self._paused_reader = Sleeper()
         self._receivers = Receivers(
-            self._inbox, self._protocol, on_waiting=self._wake_reader_if_room
+            self._inbox,
+            self._protocol,
+            self._paused_reader,
+            on_waiting=self._wake_reader_if_room,
         )
         self._discarders = 0
         # Sending
         self._pings = Pings()
         self._senders = Senders(self._outbox, options.max_outbox_size, self._pings.sent)
         # Receiving
-        self._paused_reader = Sleeper()
         self._reader_scope = trio.CancelScope()
         # The end
         self._released = False

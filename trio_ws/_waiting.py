@@ -29,7 +29,9 @@ class Waiter:
     all in one step. Nothing is awaited after that, so the result can not be lost.
     """
 
-    __slots__ = ("_error", "task")
+    __slots__ = ("_error", "_forget", "task")
+
+    _forget: Callable[[Task, None], object]
 
     def __init__(self) -> None:
         self.task = trio.lowlevel.current_task()
@@ -41,14 +43,14 @@ class Waiter:
         Cancellation calls *forget* with the task, to take it out of its queue, and nothing has
         happened. A task that has been woken is not cancelled any more.
         """
-
-        def abort(_: RaiseCancelT) -> Abort:
-            forget(self.task, None)
-            return Abort.SUCCEEDED
-
+        self._forget = forget
         # Not a coroutine around another one: each level costs at every wake-up, and every idle
         # connection would hold both.
-        return trio.lowlevel.wait_task_rescheduled(abort)  # noqa: ASYNC105 (the caller does)
+        return trio.lowlevel.wait_task_rescheduled(self._abort)  # noqa: ASYNC105 (the caller does)
+
+    def _abort(self, _: RaiseCancelT) -> Abort:
+        self._forget(self.task, None)
+        return Abort.SUCCEEDED
 
     def check(self) -> None:
         """Raise what :meth:`refuse` was given."""
