@@ -320,7 +320,7 @@ def test_a_frame_made_before_leaves_as_it_is_in_its_turn() -> None:
     payload = pattern(10)
     shared = pack_header(TEXT | FIN, len(payload), None) + payload
     box.commit_data(BINARY, b"before", True)
-    box.commit_data(None, shared, True)
+    box.commit_frame(shared)
     box.commit_control(PING, b"")
     box.commit_data(BINARY, b"after", True)
     assert box.size == 3 * FRAME_COST + 6 + len(shared) + 5
@@ -333,6 +333,17 @@ def test_a_frame_made_before_leaves_as_it_is_in_its_turn() -> None:
 
 
 # Masking
+
+
+def test_a_frame_made_before_does_not_join_those_that_are_being_written() -> None:
+    box = outbox(masked=False)
+    box.commit_frame(b"\x82\1a")
+    under_way = box.buffers()
+    box.commit_frame(b"\x82\1b")
+    assert under_way == [b"\x82\1a"]
+    box.drop_unsent()
+    box.written(3)
+    assert box.is_empty()
 
 
 def test_every_frame_has_a_key_of_its_own() -> None:

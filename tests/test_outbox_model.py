@@ -134,7 +134,7 @@ class OutboxModel(RuleBasedStateMachine):
         if data.frame is None:
             self.box.commit_data(data.opcode, data.payload, data.fin)
         else:
-            self.box.commit_data(None, data.frame, True)
+            self.box.commit_frame(data.frame)
         assert self.box.size == size + FRAME_COST + len(data.frame or data.payload)
         assert self.box.control_size == control_size
         assert not self.box.is_empty()

@@ -54,7 +54,8 @@ def broadcast(
     shared: dict[DeflaterSettings, SharedDeflate] = {}
     skipped = []
     for stream in streams:
-        how = _compression(stream, payload, compress, shared)
+        deflates = stream._deflater is not None
+        how = _compression(stream, payload, compress, shared) if deflates else False
         if not stream._offer(opcode, payload, frame, how):
             skipped.append(stream)
     return skipped

@@ -183,25 +183,22 @@ class Outbox:
 
     def is_empty(self) -> bool:
         """Whether everything has been written."""
-        return not (
-            self._encoded
-            or self._data
-            or self._controls
-            or self._pong is not None
-            or self._close is not None
-        )
+        return not self._encoded and self._is_encoded()
+
+    def _is_encoded(self) -> bool:
+        """Whether nothing is to be encoded."""
+        is_more = self._data or self._controls or self._pong is not None or self._close is not None
+        return not is_more
 
     def commit_data(
         self,
-        opcode: Opcode | None,
+        opcode: Opcode,
         payload: bytes,
         fin: bool,
         compress: bool | SharedDeflate = False,
     ) -> None:
         """A message, or a part of one, after everything committed before.
 
-        :param opcode: None for a message that has been made a frame before: many streams can share
-            one.
         :param compress: whether to deflate it, all parts of a message or none; or the message, if
             it is deflated for many streams at once.
         """
@@ -213,6 +210,20 @@ class Outbox:
         if not fin:
             self._committed_parts += 1
 
+    def commit_frame(self, frame: bytes) -> None:
+        """A whole message that has been made a frame before: many streams can share one."""
+        self._committed_data += 1
+        self.size += FRAME_COST + len(frame)
+        room = AHEAD - _REFILL - (self._encoded_end - self._position)
+        if room >= 0 and not self._handed_out and self._is_encoded():
+            # As a rule. It need not wait in _data: there is nothing to do but to write it.
+            self._encoded.append(frame)
+            self._encoded_end += len(frame)
+            self._ends.append(self._encoded_end)
+            return
+        self._data = self._data or deque()
+        self._data.append((None, frame, True, False, False))
+
     def commit_alone(self, opcode: Opcode, payload: bytes) -> bytes | None:
         """Commit a small message that is all there is to write, and return its frame.
 
@@ -223,18 +234,6 @@ class Outbox:
             return None
         self._committed_data += 1
         return self._frame(opcode | FIN, payload)
-
-    def take_alone(self) -> bytes | None:
-        """The frame of the one message that was committed, as :meth:`commit_alone` has it."""
-        if self._encoded or len(self._data) != 1:
-            return None
-        opcode, payload, fin, compress, cut = self._data[0]
-        is_simple = fin and not compress and not cut and not self._offset
-        if not is_simple or type(payload) is not bytes or not self._may_be_alone(payload):
-            return None
-        self._data = _EMPTY
-        self.size -= FRAME_COST + len(payload)
-        return payload if opcode is None else self._frame(opcode | FIN, payload)
 
     def _may_be_alone(self, payload: bytes) -> bool:
         if self._controls or self._pong is not None or self._close is not None:
@@ -335,9 +334,10 @@ class Outbox:
 
         Whoever asks writes them, and reports it to :meth:`written`.
         """
-        enough = self.deflated + _DEFLATE_STEP
-        while self._encode_room() >= 0 and self.deflated < enough and self._encode_next():
-            pass
+        if not self._is_encoded():
+            enough = self.deflated + _DEFLATE_STEP
+            while self._encode_room() >= 0 and self.deflated < enough and self._encode_next():
+                pass
         self._handed_out = bool(self._encoded)
         return self._encoded
 
@@ -345,16 +345,11 @@ class Outbox:
         """Bytes after which no more is encoded."""
         return AHEAD - _REFILL - (self._encoded_end - self._position)
 
-    @property
-    def is_taken(self) -> bool:
-        """Whether the transport has taken all that :meth:`buffers` has returned."""
-        return not self._encoded
-
-    def written(self, count: int) -> None:
-        """The transport has taken the first *count* bytes of :meth:`buffers`."""
+    def written(self, count: int) -> bool:
+        """The transport has taken the first *count* bytes of :meth:`buffers`; whether all."""
         self._handed_out = False
         if not count:
-            return
+            return not self._encoded
         self.size -= count
         self._position += count
         ends = self._ends
@@ -372,6 +367,7 @@ class Outbox:
         del ends[:done]
         self._written_data += data
         self.size -= FRAME_COST * data
+        return not self._encoded
 
     def _others_written(self, ends: list[int]) -> int:
         """How many of the frames with these *ends* are not the end of a data item."""

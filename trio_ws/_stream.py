@@ -653,7 +653,7 @@ class WebSocketStream(trio.abc.Channel[str | bytes]):
         limit = self._outbox.max_frame_size
         is_server = self._protocol.role is Role.SERVER
         if is_server and not compress and (limit is None or len(payload) <= limit):
-            self._outbox.commit_data(None, frame, True)
+            self._outbox.commit_frame(frame)
         else:
             self._outbox.commit_data(opcode, payload, True, compress)
         self._writer.committed(gather=True)

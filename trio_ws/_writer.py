@@ -166,16 +166,7 @@ class Writer:
         """Write what is committed, as far as that does not block; how much work that was."""
         self.is_gathering = False
         self._wrote_at_once = False
-        frame = self._outbox.take_alone() if self._can_write_now() else None
-        if frame is not None:
-            # As a rule it is one message, of a broadcast: in half the time.
-            self._write_alone(frame)
-            self._tell_who_waits()
-            if self._outbox.is_empty():
-                return len(frame)
-        before = self._work()
-        self._write()
-        return self._work() - before
+        return self._write()
 
     def flush_gathered(self) -> None:
         """Write now what waits for the next tick only to leave together with more."""
@@ -240,27 +231,31 @@ class Writer:
 
     # Writing
 
-    def _write(self) -> None:
+    def _write(self) -> int:
+        """As far as that does not block, and is not too much; how much work it was."""
         if self.is_busy or self._stopped or self.error is not None:
-            return
+            return 0
         if not self._transport.can_write_nowait:
             if not self._outbox.is_empty():
                 self._start_task()
-            return
-        step_ends_at = self._work() + _STEP
-        while not self._outbox.is_empty():
-            try:
-                took_all = self._write_nowait(self._outbox.buffers())
-            except Exception as error:
-                # Whatever it is, it must not reach the ticker, which writes for all streams.
-                self._fail(error)
-                return
+            return 0
+        began_at = self._work()
+        took_all, is_more = True, False
+        try:
+            while took_all and (buffers := self._outbox.buffers()):
+                took_all = self._write_nowait(buffers)
+                is_more = not self._outbox.is_empty()
+                if not is_more or self._work() >= began_at + _STEP:
+                    break
+        except Exception as error:
+            # Whatever it is, it must not reach the ticker, which writes for all streams.
+            self._fail(error)
+        else:
             if not took_all:
                 self._start_task()
-                return
-            if self._work() >= step_ends_at:
+            elif is_more:
                 self.committed(gather=True)
-                return
+        return self._work() - began_at
 
     def _work(self) -> int:
         """What has been done since the beginning, as bytes written."""
@@ -270,8 +265,8 @@ class Writer:
         """Write them in one system call; whether the kernel took all that one call can."""
         most = buffers if len(buffers) <= MAX_BUFFERS else buffers[:MAX_BUFFERS]
         count = self._transport.write_nowait(most)
-        self._account(count)
-        return self._outbox.is_taken or (most is not buffers and count == sum(map(len, most)))
+        took_all = self._account(count)
+        return took_all or (most is not buffers and count == sum(map(len, most)))
 
     def _can_write_now(self) -> bool:
         """Whether the transport is one that can be written without waiting, and may be."""
@@ -293,11 +288,12 @@ class Writer:
         if count < len(frame):
             self._start_task()
 
-    def _account(self, count: int) -> None:
-        """The transport has taken *count* bytes."""
-        self._outbox.written(count)
+    def _account(self, count: int) -> bool:
+        """The transport has taken *count* bytes; whether that is all it was given."""
+        took_all = self._outbox.written(count)
         self.bytes_sent += count
         self._tell_who_waits()
+        return took_all
 
     def _tell_who_waits(self) -> None:
         """Something was written: who waited for that?"""
