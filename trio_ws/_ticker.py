@@ -24,6 +24,7 @@ from collections.abc import Awaitable, Callable
 from typing import Final, Protocol
 
 import trio
+from trio.lowlevel import checkpoint, checkpoint_if_cancelled
 
 from ._waiting import Sleeper
 
@@ -116,9 +117,9 @@ class Ticker:
         # Not a coroutine around another one: there are two of these for each message.
         self._left -= FRAME_PRICE + size
         if self._left > 0:
-            return trio.lowlevel.checkpoint_if_cancelled()  # noqa: ASYNC105 (the caller does)
+            return checkpoint_if_cancelled()  # noqa: ASYNC105 (the caller does)
         self._left = self._budget
-        return trio.lowlevel.checkpoint()  # noqa: ASYNC105 (the caller does)
+        return checkpoint()  # noqa: ASYNC105 (the caller does)
 
     def charge(self, size: int) -> None:
         """Take *size* bytes more out of the budget: the next caller of :meth:`turn` may yield."""
