@@ -183,7 +183,13 @@ class Outbox:
 
     def is_empty(self) -> bool:
         """Whether everything has been written."""
-        return not self._encoded and self._is_encoded()
+        return not (
+            self._encoded
+            or self._data
+            or self._controls
+            or self._pong is not None
+            or self._close is not None
+        )
 
     def _is_encoded(self) -> bool:
         """Whether nothing is to be encoded."""
@@ -348,26 +354,30 @@ class Outbox:
     def written(self, count: int) -> bool:
         """The transport has taken the first *count* bytes of :meth:`buffers`; whether all."""
         self._handed_out = False
-        if not count:
-            return not self._encoded
         self.size -= count
         self._position += count
         ends = self._ends
-        if self._position == self._encoded_end:
-            # As a rule it is all of them.
-            self._encoded = []
-            done = len(ends)
+        if self._position < self._encoded_end or self._other_ends or not ends:
+            self._written_in_part(count)
         else:
-            self._encoded = _last_bytes(self._encoded, count)
-            done = bisect_right(ends, self._position)
-        self._mid_frame = done == 0 or ends[done - 1] < self._position
-        data = done
-        if self._other_ends:
-            data -= self._others_written(ends[:done])
-        del ends[:done]
-        self._written_data += data
-        self.size -= FRAME_COST * data
+            # As a rule: all, and nothing but data.
+            self._mid_frame = ends[-1] < self._position
+            self._written_data += len(ends)
+            self.size -= FRAME_COST * len(ends)
+            self._encoded = []
+            self._ends = []
         return not self._encoded
+
+    def _written_in_part(self, count: int) -> None:
+        """As :meth:`written`, whatever has been written."""
+        if count:
+            self._encoded = _last_bytes(self._encoded, count)
+            done = bisect_right(self._ends, self._position)
+            ends, self._ends = self._ends[:done], self._ends[done:]
+            self._mid_frame = not ends or ends[-1] < self._position
+            data = done - self._others_written(ends)
+            self._written_data += data
+            self.size -= FRAME_COST * data
 
     def _others_written(self, ends: list[int]) -> int:
         """How many of the frames with these *ends* are not the end of a data item."""
@@ -545,12 +555,9 @@ def _first_bytes(buffers: list[Buffer], count: int) -> list[Buffer]:
 
 
 def _last_bytes(buffers: list[Buffer], count: int) -> list[Buffer]:
-    """What follows the first *count* bytes of *buffers*, which have more."""
-    done = 0
-    while count >= len(buffers[done]):
-        count -= len(buffers[done])
-        done += 1
-    last = buffers[done:]
-    if count:
-        last[0] = memoryview(last[0])[count:]
-    return last
+    """What follows the first *count* bytes of *buffers*."""
+    for done, buffer in enumerate(buffers):
+        if count < len(buffer):
+            return [memoryview(buffer)[count:], *buffers[done + 1 :]]
+        count -= len(buffer)
+    return []

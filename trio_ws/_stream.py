@@ -653,17 +653,19 @@ class WebSocketStream(trio.abc.Channel[str | bytes]):
 
         It leaves in the next tick. False, and nothing has happened, if there is no room.
         """
-        if self._released or self._protocol.state is not State.OPEN:
+        protocol, outbox = self._protocol, self._outbox
+        if self._released or protocol.state is not State.OPEN:
             return False
-        if not self._has_turn():
+        if outbox.size >= self._senders.limit and not self._has_turn():
             return False
-        limit = self._outbox.max_frame_size
-        is_server = self._protocol.role is Role.SERVER
-        if is_server and not compress and (limit is None or len(payload) <= limit):
-            self._outbox.commit_frame(frame)
+        limit = outbox.max_frame_size
+        is_whole = limit is None or len(payload) <= limit
+        if is_whole and not compress and protocol.role is Role.SERVER:
+            outbox.commit_frame(frame)
         else:
-            self._outbox.commit_data(opcode, payload, True, compress)
-        self._writer.committed(gather=True)
+            outbox.commit_data(opcode, payload, True, compress)
+        if not self._writer.is_gathering:
+            self._writer.committed(gather=True)
         return True
 
     # Pings and pongs

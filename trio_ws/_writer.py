@@ -239,14 +239,15 @@ class Writer:
             if not self._outbox.is_empty():
                 self._start_task()
             return 0
-        began_at = self._work()
-        took_all, is_more = True, False
+        outbox = self._outbox
+        sent, deflated, work = self.bytes_sent, outbox.deflated, 0
+        took_all = is_more = True
         try:
-            while took_all and (buffers := self._outbox.buffers()):
-                took_all = self._write_nowait(buffers)
-                is_more = not self._outbox.is_empty()
-                if not is_more or self._work() >= began_at + _STEP:
-                    break
+            while took_all and is_more and work < _STEP:
+                buffers = outbox.buffers()
+                took_all = not buffers or self._write_nowait(buffers)
+                is_more = not outbox.is_empty()
+                work = self.bytes_sent - sent + _DEFLATE_COST * (outbox.deflated - deflated)
         except Exception as error:
             # Whatever it is, it must not reach the ticker, which writes for all streams.
             self._fail(error)
@@ -255,7 +256,7 @@ class Writer:
                 self._start_task()
             elif is_more:
                 self.committed(gather=True)
-        return self._work() - began_at
+        return work
 
     def _work(self) -> int:
         """What has been done since the beginning, as bytes written."""
@@ -265,7 +266,9 @@ class Writer:
         """Write them in one system call; whether the kernel took all that one call can."""
         most = buffers if len(buffers) <= MAX_BUFFERS else buffers[:MAX_BUFFERS]
         count = self._transport.write_nowait(most)
-        took_all = self._account(count)
+        self.bytes_sent += count
+        took_all = self._outbox.written(count)
+        self._tell_who_waits()
         return took_all or (most is not buffers and count == sum(map(len, most)))
 
     def _can_write_now(self) -> bool:
@@ -287,13 +290,6 @@ class Writer:
         self.bytes_sent += count
         if count < len(frame):
             self._start_task()
-
-    def _account(self, count: int) -> bool:
-        """The transport has taken *count* bytes; whether that is all it was given."""
-        took_all = self._outbox.written(count)
-        self.bytes_sent += count
-        self._tell_who_waits()
-        return took_all
 
     def _tell_who_waits(self) -> None:
         """Something was written: who waited for that?"""
@@ -351,7 +347,9 @@ class Writer:
         while buffers := self._outbox.buffers():
             count = await self._transport.write(buffers)
             self._progress_at = trio.current_time()
-            self._account(count)
+            self.bytes_sent += count
+            self._outbox.written(count)
+            self._tell_who_waits()
         self.is_busy = False
 
     async def _gather_answers(self) -> None:
