@@ -730,9 +730,9 @@ def test_discarding_at_any_time_keeps_the_context_in_step(
     receiver = protocol(role, 40, takeover=takeover)
     limit = data.draw(st.sampled_from([1, 50, UNLIMITED]))
     events = decode_all(receiver, wire[:on], limit)
-    receiver.discarding = True
+    receiver.discard(True)
     assert decode_all(receiver, wire[on:off], limit) == []
-    receiver.discarding = False
+    receiver.discard(False)
     events += decode_all(receiver, wire[off:], limit)
     kept = [
         message
@@ -752,10 +752,10 @@ def test_a_compressed_message_that_is_discarded_while_it_inflates(role: Role) ->
     assert receiver.decode(sent, KIB) == []
     assert receiver.stalled
     assert receiver.partial_size > 0
-    receiver.discarding = True
+    receiver.discard(True)
     assert receiver.partial_size == 0
     assert receiver.take_part(None) is None
-    receiver.discarding = False
+    receiver.discard(False)
     assert decode_all(receiver, b"", KIB) == []
     (sent,) = fragments(role, TEXT, sender(b"hello" * 10))
     assert decode_all(receiver, sent) == ["hello" * 10]
@@ -764,12 +764,12 @@ def test_a_compressed_message_that_is_discarded_while_it_inflates(role: Role) ->
 @BOTH_ROLES
 def test_what_is_discarded_may_inflate_to_any_size_and_to_any_text(role: Role) -> None:
     sender, receiver = Sender(), protocol(role, 10)
-    receiver.discarding = True
+    receiver.discard(True)
     for content in (bytes(200 * KIB), b"\xff\xfe" * 100):
         (sent,) = fragments(role, TEXT, sender(content))
         assert decode_all(receiver, sent, 64 * KIB) == []
     assert receiver.partial_size == 0
-    receiver.discarding = False
+    receiver.discard(False)
     (sent,) = fragments(role, TEXT, sender(b"\x00" * 10))
     assert decode_all(receiver, sent) == ["\x00" * 10]
 
@@ -779,11 +779,11 @@ def test_what_is_discarded_may_inflate_to_any_size_and_to_any_text(role: Role) -
 def test_max_message_size_does_not_cut_up_what_is_discarded(role: Role, begun: bool) -> None:
     library = CountingZlib()
     receiver = protocol(role, library=library)
-    receiver.discarding = not begun
+    receiver.discard(not begun)
     (sent,) = fragments(role, BINARY, Sender()(bytes(MIB)))
     assert receiver.decode(sent, 1) == []
     receiver.max_message_size = receiver.partial_size + 1
-    receiver.discarding = True
+    receiver.discard(True)
     assert decode_all(receiver, b"", STEP) == []
     assert library.calls <= 10 * MIB // STEP, "as if there were no limit"
 
@@ -791,7 +791,7 @@ def test_max_message_size_does_not_cut_up_what_is_discarded(role: Role, begun: b
 @BOTH_ROLES
 def test_what_is_discarded_must_be_deflate_data_still(role: Role) -> None:
     receiver = protocol(role)
-    receiver.discarding = True
+    receiver.discard(True)
     (violation,) = decode_all(receiver, frame(role, TEXT, b"\x06", rsv=4))
     assert isinstance(violation, ProtocolError)
     assert violation.code == 1007
@@ -811,7 +811,7 @@ def test_what_the_inflater_holds_is_given_up_at_the_end(role: Role, end: str) ->
         assert len(decode_all(receiver, sent)) == 1
         receiver.decode(sent, KIB)
         assert receiver.stalled
-        receiver.discarding = True
+        receiver.discard(True)
         if end == "fail":
             receiver.fail(1011, "")  # type: ignore[arg-type]  # any code will do
         elif end == "end":
@@ -917,7 +917,7 @@ WORK = {
 def test_a_step_of_the_decoder_is_bounded_in_work(payload: bytes, discarding: bool) -> None:
     library = CountingZlib()
     receiver = protocol(Role.CLIENT, library=library)
-    receiver.discarding = discarding
+    receiver.discard(discarding)
     sent = frame(Role.CLIENT, BINARY, payload, rsv=4)
     steps = 0
     for _ in in_steps(receiver, [sent[at : at + READ] for at in range(0, len(sent), READ)]):

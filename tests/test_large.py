@@ -124,10 +124,10 @@ def test_a_large_message_that_is_discarded_is_forgotten(role: Role, compressed: 
         assert protocol.partial_size > MIB
         if take:
             assert protocol.take_part(100) == bytes(100)
-        protocol.discarding = True
+        protocol.discard(True)
         assert protocol.partial_size == 0
         assert protocol.take_part(None) is None
-        protocol.discarding = False
+        protocol.discard(False)
         assert in_reads(protocol, wire[half:]) == []
         assert in_reads(protocol, message(role, TEXT, b"next", compressed)) == ["next"]
 

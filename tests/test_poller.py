@@ -37,7 +37,7 @@ class Watched:
         self.ours, self.theirs = socket.socketpair()
         self.received: list[bytes] = []
 
-    def step(self) -> bool:
+    def step(self, now: float) -> bool:
         self.received.append(self.ours.recv(100))
         return self.received[-1] != b"end"
 
@@ -108,7 +108,7 @@ async def test_what_is_cancelled_is_not_watched(watched: Watched, nursery: trio.
 async def test_what_a_step_raises_belongs_to_who_watches(
     error: BaseException, watched: Watched, nursery: trio.Nursery
 ) -> None:
-    def fail() -> bool:
+    def fail(_: float) -> bool:
         raise error
 
     watched.theirs.send(b"1")
@@ -128,7 +128,7 @@ async def test_a_step_may_cancel_who_watches_another_socket(nursery: trio.Nurser
     steps: list[Watched] = []
 
     async def watch(mine: Watched, other: Watched) -> None:
-        def step() -> bool:
+        def step(_: float) -> bool:
             steps.append(mine)
             scopes[id(other)].cancel()
             return False
@@ -307,7 +307,7 @@ async def test_a_callback_sees_the_context_of_who_gave_it(
 async def test_a_step_that_finds_nothing_to_read_changes_nothing(nursery: trio.Nursery) -> None:
     ws, peer = await open_with_peer(nursery, Role.SERVER, await make_streams("watched"))
     await trio.testing.wait_all_tasks_blocked()
-    assert ws._read_available()
+    assert ws._read_available(trio.current_time())
     await peer.send(Frame(TEXT, b"hello"))
     assert await ws.receive() == "hello"
     await peer.stream.aclose()

@@ -695,7 +695,7 @@ def test_empty_fragments_and_thrown_away_messages_cost_too(role: Role) -> None:
         calls += 1
     assert calls == 10
     protocol = Protocol(role, None)
-    protocol.discarding = True
+    protocol.discard(True)
     protocol.decode(frame(role, BINARY, bytes(100)) * 2, FRAME_COST + 100)
     assert protocol.stalled
     assert protocol.decode(b"", UNLIMITED) == []
@@ -941,7 +941,7 @@ def test_a_part_that_came_before_the_end_can_still_be_taken(role: Role, last: by
 @BOTH_ROLES
 def test_discarding_throws_away_messages_and_keeps_control_frames(role: Role) -> None:
     protocol = Protocol(role, 3)
-    protocol.discarding = True
+    protocol.discard(True)
     assert protocol.discarding
     sent = (
         frame(role, TEXT, b"\xff")
@@ -955,7 +955,7 @@ def test_discarding_throws_away_messages_and_keeps_control_frames(role: Role) ->
     expected = [Ping(b"p"), Pong(b"q"), Close(b"", CloseReason(1005, ""))]
     assert decode_all(protocol, sent) == expected
     protocol = Protocol(role, 3)
-    protocol.discarding = True
+    protocol.discard(True)
     events: list[Event] = []
     for octet in octets(sent):
         events += decode_all(protocol, octet)
@@ -967,7 +967,7 @@ def test_discarding_throws_away_messages_and_keeps_control_frames(role: Role) ->
 @BOTH_ROLES
 def test_discarding_still_knows_the_rules_of_framing(role: Role) -> None:
     protocol = Protocol(role, None)
-    protocol.discarding = True
+    protocol.discard(True)
     (event,) = decode_all(protocol, frame(role, CONTINUATION))
     assert isinstance(event, ProtocolError)
     assert event.rule == "there is no message to continue (section 5.4)"
@@ -986,9 +986,9 @@ def test_a_message_of_which_a_part_was_thrown_away_is_thrown_away_whole(
         for off in range(on, len(sent) + 1):
             protocol = Protocol(role, None)
             events = decode_all(protocol, sent[:on])
-            protocol.discarding = True
+            protocol.discard(True)
             events += decode_all(protocol, sent[on:off])
-            protocol.discarding = False
+            protocol.discard(False)
             events += decode_all(protocol, sent[off:])
             in_message = meets_message(role, sent, on, off)
             assert events == ([] if in_message else [whole]), (on, off)
@@ -1006,7 +1006,7 @@ def meets_message(role: Role, sent: bytes, on: int, off: int) -> bool:
 def test_not_to_discard_what_was_not_discarded_changes_nothing(role: Role) -> None:
     protocol = Protocol(role, None)
     protocol.decode(frame(role, TEXT, b"a\xe2", fin=False), UNLIMITED)
-    protocol.discarding = False
+    protocol.discard(False)
     assert not protocol.discarding
     assert protocol.decode(frame(role, CONTINUATION, b"\x82\xac"), UNLIMITED) == ["a€"]
 
@@ -1015,10 +1015,10 @@ def test_not_to_discard_what_was_not_discarded_changes_nothing(role: Role) -> No
 def test_discarding_forgets_half_a_code_point(role: Role) -> None:
     protocol = Protocol(role, None)
     protocol.decode(frame(role, TEXT, b"a\xe2\x82", fin=False), UNLIMITED)
-    protocol.discarding = True
+    protocol.discard(True)
     assert protocol.partial_size == 0
     assert protocol.take_part(None) is None
-    protocol.discarding = False
+    protocol.discard(False)
     assert protocol.decode(frame(role, CONTINUATION, b"b"), UNLIMITED) == []
     assert protocol.decode(frame(role, TEXT, b"c"), UNLIMITED) == ["c"]
 
@@ -1027,8 +1027,8 @@ def test_discarding_forgets_half_a_code_point(role: Role) -> None:
 def test_a_message_that_is_thrown_away_may_have_any_size(role: Role) -> None:
     protocol = Protocol(role, 3)
     protocol.decode(frame(role, BINARY, b"abc", fin=False), UNLIMITED)
-    protocol.discarding = True
-    protocol.discarding = False
+    protocol.discard(True)
+    protocol.discard(False)
     assert protocol.decode(frame(role, CONTINUATION, b"defg"), UNLIMITED) == []
     assert protocol.decode(frame(role, BINARY, b"abc"), UNLIMITED) == [b"abc"]
     (event,) = decode_all(protocol, frame(role, BINARY, b"abcd"))

@@ -205,7 +205,6 @@ class Protocol:
 
     __slots__ = (
         "_compressed",
-        "_discarding",
         "_dropped",
         "_fin",
         "_inflater",
@@ -224,6 +223,7 @@ class Protocol:
         "_utf8_pending",
         "close_received",
         "close_sent",
+        "discarding",
         "failure",
         "max_message_size",
         "only_messages",
@@ -261,7 +261,8 @@ class Protocol:
         self._compressed = False
         self._inflating = False
         self._dropped = False
-        self._discarding = False
+        self.discarding = False
+        """Whether messages are thrown away as they arrive: :meth:`discard`."""
         # Its frame in progress: _remaining is 0 between frames.
         self._fin = False
         self._remaining = 0
@@ -323,18 +324,13 @@ class Protocol:
         before = self._large or self._parts
         return len(self._message) if before is None else before.size + len(self._message)
 
-    @property
-    def discarding(self) -> bool:
-        """Whether messages are thrown away as they arrive.
+    def discard(self, discarding: bool) -> None:
+        """Throw messages away as they arrive; or, if not *discarding*, do so no more.
 
         A message of which any part was thrown away is thrown away whole. If it is compressed it is
         inflated all the same, since those after it may refer to it.
         """
-        return self._discarding
-
-    @discarding.setter
-    def discarding(self, discarding: bool) -> None:
-        self._discarding = discarding
+        self.discarding = discarding
         if discarding and self._opcode is not None:
             self._dropped = True
             self._forget_message()
@@ -347,23 +343,23 @@ class Protocol:
             a compressed message, what it inflates to counts four times, each byte of it sixteen
             times, and :data:`FRAME_COST` for each piece in which that is done.
         """
-        events: list[Event] = []
         self.only_messages = True
         if self.state not in RECEIVING:
-            return events
+            return []
         if self._last is not None:
             self.only_messages = False
             return [self._end_receiving(self._last)]
-        if self._opcode is None and not self._undecoded and not self._discarding:
+        events: list[Event] = []
+        if self._opcode is None and not self._undecoded and not self.discarding:
             # All that most reads bring is whole messages: past the rest of this it takes half the
             # time.
             end = len(data)
             messages, position, limit = decode_messages(
                 data, 0, end, self._peer_masks, self.max_message_size, limit
             )
-            events += messages
             if position == end:
-                return events
+                return messages  # type: ignore[return-value]  # which nobody adds to
+            events += messages
             data = memoryview(data)[position:]
         self._decode_kept_and(data, limit, events)
         if self._last is not None:
@@ -453,7 +449,7 @@ class Protocol:
                 messages, position, limit = decode_messages(
                     view, position, end, self._peer_masks, self.max_message_size, limit
                 )
-                if not self._discarding:
+                if not self.discarding:
                     events += messages
                 if position == end or limit <= 0:
                     continue
@@ -522,7 +518,7 @@ class Protocol:
         else:
             if self._opcode is not None:
                 raise ProtocolError("a message must end before the next begins (section 5.4)")
-            size, dropped = length, self._discarding
+            size, dropped = length, self.discarding
         if not compressed and not dropped:
             self._check_size(size)
 
@@ -538,7 +534,7 @@ class Protocol:
             self._opcode = opcode
             self._size = 0
             self._compressed = bool(header.first_byte & RSV1)
-            self._dropped = self._discarding
+            self._dropped = self.discarding
         if not self._compressed:
             self._size += header.length
         self._fin = bool(header.first_byte & FIN)

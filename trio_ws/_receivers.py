@@ -58,11 +58,6 @@ class Receivers:
         # As a rule it is one task, for which a list takes half the time of a dict.
         self.waiting: list[Receiver] = []
 
-    @property
-    def size(self) -> int:
-        """What waits, in the unit of ``max_inbox_size``; of the message in progress, its bytes."""
-        return self._inbox.size + self._protocol.partial_size
-
     def take_part(self, max_bytes: int | None) -> tuple[Message, bool] | None:
         """A part of the first message, and whether it ends it; None if nothing is there, or others
         wait for it.

@@ -361,7 +361,7 @@ class WebSocketStream(trio.abc.Channel[str | bytes]):
             messages_received=self._messages_received,
             bytes_sent=self._writer.bytes_sent,
             bytes_received=self._bytes_received + self._teardown.bytes_discarded,
-            inbox_size=self._receivers.size,
+            inbox_size=self._inbox.size + self._protocol.partial_size,
             outbox_size=self._outbox.size,
             tasks_waiting_send=len(self._senders),
             tasks_waiting_receive=len(self._receivers.waiting),
@@ -790,11 +790,11 @@ class WebSocketStream(trio.abc.Channel[str | bytes]):
         finally:
             self._discarders -= 1
             if not self._discarders and not self._released:
-                self._protocol.discarding = False
+                self._protocol.discard(False)
 
     def _discard_messages(self) -> None:
         self._inbox.clear()
-        self._protocol.discarding = True
+        self._protocol.discard(True)
 
     def _commit_close(self, payload: bytes, reason: CloseReason) -> None:
         self._protocol.send_close(reason)
@@ -915,9 +915,9 @@ class WebSocketStream(trio.abc.Channel[str | bytes]):
                 await trio.lowlevel.checkpoint_if_cancelled()
                 self._lose(error)
             elif data is not None:
-                self._take(data, self._room())
+                self._take(data, self._room(), trio.current_time())
 
-    def _read_available(self) -> bool:
+    def _read_available(self, now: float) -> bool:
         """One read, in the poller's task; whether the next one needs nothing of the reader."""
         room = self._room()
         try:
@@ -926,17 +926,17 @@ class WebSocketStream(trio.abc.Channel[str | bytes]):
             self._lose(error)
             return False
         if data is not None:
-            self._take(data, room)
+            self._take(data, room, now)
         protocol = self._protocol
         return protocol.state in RECEIVING and not protocol.stalled and self._room() > 0
 
-    def _take(self, data: Buffer, room: int) -> None:
+    def _take(self, data: Buffer, room: int, now: float) -> None:
         """Bytes that the transport has brought; none if it has ended."""
         if not data:
             self._lose(self._writer.error)
             return
-        self._deadlines.received(trio.current_time())
-        self._writer.begin_turn()
+        self._deadlines.received(now)
+        self._writer.wrote_at_once = False
         self._bytes_received += len(data)
         self._handle(self._protocol.decode(data, room))
 
@@ -968,7 +968,7 @@ class WebSocketStream(trio.abc.Channel[str | bytes]):
             room += RECEIVE_SIZE
         if not self._receivers.waiting:
             # While somebody waits, a message in progress may be larger than the inbox.
-            room -= self._receivers.size
+            room -= self._inbox.size + self._protocol.partial_size
         return min(_DECODE_STEP, room)
 
     async def _pause(self) -> None:

@@ -149,7 +149,7 @@ class SocketTransport(Transport):
             _fileno(self._socket)
         )
 
-    def watch(self, poller: Poller, step: Callable[[], bool]) -> Awaitable[None]:
+    def watch(self, poller: Poller, step: Callable[[float], bool]) -> Awaitable[None]:
         """Have *step* called whenever :meth:`receive_nowait` is worth a try: :class:`Poller`."""
         return poller.watch(_fileno(self._socket), step)
 

@@ -65,6 +65,8 @@ class Writer:
     :ivar error: why nothing is written any more, or None.
     :ivar is_busy: whether the task has something to write that the transport has not taken.
     :ivar is_gathering: whether the next tick writes all that has been committed until then.
+    :ivar wrote_at_once: whether what is committed next waits for a tick, and what else comes till
+        then. Whoever has received something sets it to False: the answer need not wait.
     :ivar bytes_sent: bytes handed to the transport.
     """
 
@@ -84,11 +86,11 @@ class Writer:
         "_stopped",
         "_ticker",
         "_transport",
-        "_wrote_at_once",
         "bytes_sent",
         "error",
         "is_busy",
         "is_gathering",
+        "wrote_at_once",
     )
 
     def __init__(
@@ -112,7 +114,7 @@ class Writer:
         self._nursery = nursery
         self._shield = shield
         self.is_gathering = False
-        self._wrote_at_once = False
+        self.wrote_at_once = False
         self._flushers: OrderedDict[Task, _Flusher] = NOBODY
         self._drained: trio.Event | None = None
         # The task: its scope is None until it is started for the first time.
@@ -136,11 +138,11 @@ class Writer:
         """Something was committed: write it now, or in the next tick with what else comes."""
         if self.is_gathering or self.is_busy:
             return
-        if gather or self._wrote_at_once:
+        if gather or self.wrote_at_once:
             self.is_gathering = True
             self._ticker.flush_soon(self)
         else:
-            self._wrote_at_once = True
+            self.wrote_at_once = True
             self._write()
 
     def write_at_once(self, opcode: Opcode, payload: bytes) -> bool:
@@ -149,23 +151,19 @@ class Writer:
         False if that is not so, and nothing has happened. It takes half the time of the way through
         the outbox.
         """
-        if self._wrote_at_once or self.is_gathering or not self._can_write_now():
+        if self.wrote_at_once or self.is_gathering or not self._can_write_now():
             return False
         frame = self._outbox.commit_alone(opcode, payload)
         if frame is None:
             return False
-        self._wrote_at_once = True
+        self.wrote_at_once = True
         self._write_alone(frame)
         return True
-
-    def begin_turn(self) -> None:
-        """Something was received: the answer to it need not wait for a tick."""
-        self._wrote_at_once = False
 
     def flush_now(self) -> int:
         """Write what is committed, as far as that does not block; how much work that was."""
         self.is_gathering = False
-        self._wrote_at_once = False
+        self.wrote_at_once = False
         return self._write()
 
     def flush_gathered(self) -> None:
