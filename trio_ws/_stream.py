@@ -393,7 +393,9 @@ class WebSocketStream(trio.abc.Channel[str | bytes]):
         """
         if decode:
             raise ValueError("decode=True: give None for str or bytes by message type, or False")
-        await self._ticker.turn(0)
+        if self._inbox.size:
+            # Else this waits, which is a checkpoint by itself: another one took 0.3 us.
+            await self._ticker.turn(0)
         message = self._take_message()
         if message is None:
             receiver = Receiver(True, None)
@@ -407,7 +409,8 @@ class WebSocketStream(trio.abc.Channel[str | bytes]):
     @enable_ki_protection
     async def __anext__(self) -> str | bytes:
         # Not Trio's, which is a coroutine around receive(): that took 0.15 us more.
-        await self._ticker.turn(0)
+        if self._inbox.size:
+            await self._ticker.turn(0)
         message = self._take_message()
         if message is not None:
             return message
@@ -473,8 +476,13 @@ class WebSocketStream(trio.abc.Channel[str | bytes]):
         return message
 
     def _wait_to_receive(self, receiver: Receiver) -> Awaitable[object]:
-        self._check_receiving()
+        if self._released or self._protocol.state not in RECEIVING:
+            return self._raise_end()
         return self._receivers.wait(receiver)
+
+    async def _raise_end(self) -> None:
+        await self._ticker.turn(0)
+        raise self._end_error(sending=False)
 
     def _check_receiving(self) -> None:
         if self._released or self._protocol.state not in RECEIVING:
