@@ -1086,17 +1086,37 @@ def test_a_message_that_is_sent_as_it_is_does_not_enter_the_window(masked: bool)
 
 
 @BOTH
+@pytest.mark.parametrize("content", [bytes, noise], ids=["zeros", "noise"])
 @pytest.mark.parametrize("size", [0, 1, PIECE - 1, PIECE, PIECE + 1, 2 * PIECE, 5 * PIECE + 7])
-def test_a_compressed_message_leaves_in_a_frame_for_each_piece(masked: bool, size: int) -> None:
+@pytest.mark.parametrize(("late", "pieces"), [(False, 4), (True, 1)], ids=["quick", "late"])
+def test_a_compressed_message_leaves_in_a_frame_for_what_is_deflated_at_once(
+    masked: bool, content: Callable[[int], bytes], size: int, late: bool, pieces: int
+) -> None:
     box = outbox(masked)
-    box.commit_data(TEXT, bytes(size), True, True)
-    found = frames(drain(box))
-    assert len(found) == max(1, -(-size // PIECE))
+    box.commit_data(TEXT, content(size), True, True)
+    wire = b""
+    while buffers := box.buffers(lambda: late):
+        wire += b"".join(buffers)
+        box.written(sum(map(len, buffers)))
+    found = frames(wire)
+    assert len(found) == max(1, -(-size // (pieces * PIECE)))
     assert [(f.opcode, f.fin, f.rsv) for f in found] == [
         (CONTINUATION if at else TEXT, at == len(found) - 1, 0 if at else 4)
         for at in range(len(found))
     ]
-    assert Receiver()(b"".join(f.payload for f in found)) == bytes(size)
+    assert Receiver()(b"".join(f.payload for f in found)) == content(size)
+
+
+def test_within_a_message_nothing_is_flushed_unless_nothing_else_would_leave() -> None:
+    tails = []
+    for content in (noise(200_000), bytes(200_000)):
+        box = outbox(False)
+        box.commit_data(BINARY, content, True, True)
+        *before, last = frames(drain(box))
+        assert len(before) == 3
+        assert not last.payload.endswith(TAIL)
+        tails.append([f.payload.endswith(TAIL) for f in before])
+    assert tails == [[False] * 3, [True] * 3]
 
 
 @BOTH
@@ -1186,7 +1206,7 @@ def test_failing_within_a_compressed_message_ends_its_frame_and_leaves_the_close
             box.buffers()
         box.drop_unsent()
         box.commit_close(b"\x03\xea")
-        assert box.size <= 70_000
+        assert box.size <= 128 * KIB
         rest = drain(box, 1000)
         assert box.size == 0
         assert box.is_empty()
@@ -1254,19 +1274,22 @@ def test_a_message_counts_until_its_last_byte_is_written() -> None:
     [(bytes(100 * MIB), 1), (noise(4 * MIB), 1), (b"x" * 64, 5000), (b"", 5000)],
     ids=["zeros", "noise", "small messages", "empty messages"],
 )
-def test_no_call_deflates_more_than_some_pieces(content: bytes, count: int) -> None:
+@pytest.mark.parametrize(("late", "pieces"), [(False, 4), (True, 1)], ids=["quick", "late"])
+def test_no_call_deflates_more_than_some_pieces(
+    content: bytes, count: int, late: bool, pieces: int
+) -> None:
     library = CountingZlib()
     box = outbox(False, level=1, library=library)
     for _ in range(count):
         box.commit_data(BINARY, content, True, True)
     calls = 0
-    while buffers := box.buffers():
-        assert library.taken <= 3 * PIECE
-        assert library.calls <= 2 * PIECE // FRAME_COST
+    while buffers := box.buffers(lambda: late):
+        assert library.taken <= pieces * PIECE
+        assert library.calls <= 2 * pieces * PIECE // FRAME_COST
         library.forget()
         box.written(sum(map(len, buffers)))
         calls += 1
-    assert calls >= count * len(content) // (3 * PIECE)
+    assert calls >= count * len(content) // (pieces * PIECE)
     assert box.size == 0
 
 

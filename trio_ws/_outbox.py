@@ -6,8 +6,8 @@ Theory of operation
 What is committed is a message, not its bytes. :meth:`Outbox.buffers` turns messages into frames,
 but never more than 128 KiB ahead of what the transport has taken: a message of any size is masked
 piece by piece, and never held twice. A message that is to be compressed is deflated piece by piece
-too, each piece into frames of its own, so that control frames pass there as well; and at each call
-only so much, since what comes of it says nothing of the time that it takes.
+too; and at each call only so much, since what comes of it says nothing of the time that it takes.
+What has come of it goes into frames of its own, so that control frames pass there as well.
 
 At every boundary between two frames the next frame is, in this order, the pending pong, the other
 control frames first come first served, the next piece of data, and the Close. So control frames
@@ -20,6 +20,7 @@ from __future__ import annotations
 import enum
 from bisect import bisect_right
 from collections import deque
+from collections.abc import Callable
 from typing import Any, Final, NamedTuple, TypeAlias
 
 from ._deflate import PIECE, Deflater, SharedDeflate
@@ -39,8 +40,9 @@ from ._frames import (
 AHEAD: Final = 128 * 1024
 """Bytes that are encoded before the transport has taken those before them."""
 
-_DEFLATE_STEP: Final = 32 * 1024
-"""Bytes that are deflated for one call of :meth:`Outbox.buffers`: a few milliseconds."""
+_DEFLATE_STEP: Final = 64 * 1024
+"""Bytes that are deflated for one call of :meth:`Outbox.buffers`, unless they take too long: half a
+millisecond as a rule, but the worst ones ten times that."""
 
 _FRAGMENT_COST: Final = 64
 """What a small frame that is packed by itself counts as much as, in bytes that are deflated."""
@@ -84,6 +86,10 @@ class _Boundary(enum.IntEnum):
 _Data: TypeAlias = tuple[Opcode | None, Buffer, bool, bool | SharedDeflate, bool]
 
 
+def _never() -> bool:
+    return False
+
+
 class Mark(NamedTuple):
     """A place in the order of commits: see :meth:`Outbox.mark`."""
 
@@ -110,6 +116,7 @@ class Outbox:
         "_committed_parts",
         "_controls",
         "_data",
+        "_deflated",
         "_deflater",
         "_encoded",
         "_encoded_end",
@@ -163,6 +170,8 @@ class Outbox:
         self._encoded_end = 0
         self._ends: list[int] = []
         self._other_ends: dict[int, _Boundary] = {}
+        # What has come of the first message and is in no frame yet.
+        self._deflated = b""
         self._mid_frame = False
         # Whether somebody is writing what buffers() has returned: those bytes count as sent.
         self._handed_out = False
@@ -333,23 +342,37 @@ class Outbox:
             and self._close_written >= mark.close
         )
 
-    def buffers(self) -> list[Buffer]:
+    def buffers(self, is_late: Callable[[], bool] = _never) -> list[Buffer]:
         """What to write next, at least 112 KiB if there is as much and it is not to be deflated.
 
         Empty only if there is nothing.
 
         Whoever asks writes them, and reports it to :meth:`written`.
+
+        :param is_late: asked after each :data:`PIECE` that was deflated: no more of them if it
+            returns true.
         """
         if not self._is_encoded():
             enough = self.deflated + _DEFLATE_STEP
-            while self._encode_room() >= 0 and self.deflated < enough and self._encode_next():
-                pass
+            while True:
+                pause = self.deflated + PIECE
+                while self._encode_room() >= 0 and self.deflated < pause and self._encode_next():
+                    pass
+                if self.deflated < pause or self.deflated >= enough or is_late():
+                    break
+            if self._deflated or not self._encoded:
+                self._append_deflated(False, False)
         self._handed_out = bool(self._encoded)
         return self._encoded
 
+    @property
+    def compresses(self) -> bool:
+        """Whether messages can be compressed."""
+        return self._deflater is not None
+
     def _encode_room(self) -> int:
         """Bytes after which no more is encoded."""
-        return AHEAD - _REFILL - (self._encoded_end - self._position)
+        return AHEAD - _REFILL - (self._encoded_end - self._position) - len(self._deflated)
 
     def written(self, count: int) -> bool:
         """The transport has taken the first *count* bytes of :meth:`buffers`; whether all."""
@@ -497,15 +520,29 @@ class Outbox:
             deflated = shared.piece(offset // PIECE)
         else:
             assert self._deflater is not None
-            deflated = self._deflater.deflate(piece, final)
+            deflated = self._deflater.deflate(piece, final, is_end)
         self.deflated += FRAME_COST + len(piece)
-        is_begin = offset == 0 and opcode is not Opcode.CONTINUATION
-        first_bits = opcode | RSV1 if is_begin else Opcode.CONTINUATION
-        self._append_frames(first_bits, deflated, final, is_end)
+        self._deflated += deflated
+        if is_end or self.max_frame_size is not None:
+            self._append_deflated(final, is_end)
         self._advance(len(piece))
 
-    def _append_frames(self, opcode: int, payload: bytes, final: bool, is_end: bool) -> None:
-        """Frames for *payload*, the last of which may end the message, and the data item."""
+    def _append_deflated(self, final: bool, is_end: bool) -> None:
+        """Frames for what has been deflated, the last of which may end the message, and the data
+        item.
+        """
+        payload, self._deflated = self._deflated, b""
+        if not payload and not is_end:
+            # All of it is in zlib still, as of zeros: something has to leave.
+            assert self._deflater is not None
+            payload = self._deflater.flush()
+        opcode, data, fin, compress, cut = self._data[0]
+        assert opcode is not None
+        first_bits: int = opcode
+        if opcode is not Opcode.CONTINUATION:
+            first_bits |= RSV1
+            if not is_end:
+                self._data[0] = (Opcode.CONTINUATION, data, fin, compress, cut)
         step = self.max_frame_size or len(payload) or 1
         starts = range(0, len(payload) or 1, step)
         self.deflated += _FRAGMENT_COST * (len(starts) - 1)
@@ -513,10 +550,10 @@ class Outbox:
             is_last = start + step >= len(payload)
             fin_bit = FIN if final and is_last else 0
             self._append(
-                self._frame(fin_bit | opcode, payload[start : start + step]),
+                self._frame(fin_bit | first_bits, payload[start : start + step]),
                 _Boundary.DATA if is_end and is_last else _Boundary.FRAME,
             )
-            opcode = Opcode.CONTINUATION
+            first_bits = Opcode.CONTINUATION
 
     def _frame(self, first_byte: int, payload: Buffer) -> bytes:
         return pack_frame(first_byte, payload, self._keys() if self._keys else None)

@@ -563,7 +563,7 @@ class WebSocketStream(trio.abc.Channel[str | bytes]):
         :param fin: whether this part ends the message.
         :param text: as for :meth:`send`; it counts on the first part.
         :param compress: as for :meth:`send`; it counts on the first part, and so does the size of
-            that. A part that is compressed is whole frames, of 16 KiB of it each.
+            that. A part that is compressed is whole frames, of at most 64 KiB of it each.
         :raises TypeError: a ``str`` for a binary message.
         :raises ValueError: text that is not valid UTF-8, or that ends within a code point.
         :raises ConnectionClosedError: as for :meth:`send`; so ``trio.ClosedResourceError``.

@@ -35,6 +35,10 @@ _STEP: Final = 256 * 1024
 _DEFLATE_COST: Final = 8
 """What a byte counts in a step that is deflated, beside those that come of it."""
 
+_DEFLATE_SECONDS: Final = 0.001
+"""Time after which nothing more is deflated in a step. Most data take half of that for what a call
+of ``Outbox.buffers`` deflates at most, the worst ones five times as long."""
+
 _CATCH_UP_TICKS: Final = 20
 """Ticks that the task has to hand over what was committed before the connection fails."""
 
@@ -74,6 +78,7 @@ class Writer:
         "_drained",
         "_ended",
         "_flushers",
+        "_late_at",
         "_nursery",
         "_on_blocked",
         "_on_failed",
@@ -115,6 +120,7 @@ class Writer:
         self._shield = shield
         self.is_gathering = False
         self.wrote_at_once = False
+        self._late_at = math.inf
         self._flushers: OrderedDict[Task, _Flusher] = NOBODY
         self._drained: trio.Event | None = None
         # The task: its scope is None until it is started for the first time.
@@ -216,9 +222,10 @@ class Writer:
         """One last step that costs no wait: the transport is closed next."""
         if not self._transport.can_write_nowait or self.error is not None:
             return
+        self._begin_step()
         step_ends_at = self._work() + _STEP
         with suppress(Exception):
-            while self._work() < step_ends_at and (buffers := self._outbox.buffers()):
+            while self._work() < step_ends_at and (buffers := self._outbox.buffers(self._is_late)):
                 if not self._write_nowait(buffers):
                     break
 
@@ -237,15 +244,18 @@ class Writer:
             if not self._outbox.is_empty():
                 self._start_task()
             return 0
+        self._begin_step()
         outbox = self._outbox
         sent, deflated, work = self.bytes_sent, outbox.deflated, 0
         took_all = is_more = True
         try:
             while took_all and is_more and work < _STEP:
-                buffers = outbox.buffers()
+                buffers = outbox.buffers(self._is_late)
                 took_all = not buffers or self._write_nowait(buffers)
                 is_more = not outbox.is_empty()
                 work = self.bytes_sent - sent + _DEFLATE_COST * (outbox.deflated - deflated)
+                if is_more and self._is_late():
+                    break
         except Exception as error:
             # Whatever it is, it must not reach the ticker, which writes for all streams.
             self._fail(error)
@@ -255,6 +265,14 @@ class Writer:
             elif is_more:
                 self.committed(gather=True)
         return work
+
+    def _begin_step(self) -> None:
+        if self._outbox.compresses:
+            self._late_at = trio.current_time() + _DEFLATE_SECONDS
+
+    def _is_late(self) -> bool:
+        """Whether this step has taken as long as one may that deflates."""
+        return trio.current_time() >= self._late_at
 
     def _work(self) -> int:
         """What has been done since the beginning, as bytes written."""
@@ -342,13 +360,17 @@ class Writer:
 
     async def _write_until_drained(self) -> None:
         await self._gather_answers()
-        while buffers := self._outbox.buffers():
+        while buffers := self._next_buffers():
             count = await self._transport.write(buffers)
             self._progress_at = trio.current_time()
             self.bytes_sent += count
             self._outbox.written(count)
             self._tell_who_waits()
         self.is_busy = False
+
+    def _next_buffers(self) -> list[Buffer]:
+        self._begin_step()
+        return self._outbox.buffers(self._is_late)
 
     async def _gather_answers(self) -> None:
         """Let the answers to what comes record after record leave together: 16 KiB over TLS take a
