@@ -32,12 +32,16 @@ from trio_ws._options import StreamKeywords
 from trio_ws._poller import current_poller
 from trio_ws._protocol import Role
 from trio_ws._ticker import current_ticker
+from trio_ws._tls import start_tls
 from trio_ws.testing import NO_TIMEOUTS, FaultyStream, SweepResult
 
-KINDS: Final = ("lockstep", "bytes", "socket", "tcp", "tls")
+KINDS: Final = ("lockstep", "bytes", "socket", "tcp", "tls", "direct_tls")
 """``bytes`` is memory that brings one byte at a time, ``socket`` and ``tcp`` are sockets with the
 smallest buffers the kernel knows, ``tcp`` in a run with so many streams that the poller reads for
-all, ``tls`` is TLS over memory."""
+all, ``tls`` is TLS over memory, ``direct_tls`` over sockets, opened by trio_ws itself."""
+
+SMALL_SOCKETS: Final = ("socket", "tcp", "direct_tls")
+"""What needs messages of some size to be full."""
 
 COMPRESSED: Final = ("bytes", "tls")
 """Over these kinds every message is compressed, with context takeover: one that were deflated and
@@ -64,23 +68,26 @@ async def make_streams(kind: str, contexts: Contexts | None = None) -> Streams:
     if kind == "lockstep":
         return trio.testing.lockstep_stream_pair()
     if kind == "bytes":
-        client, server = map(FaultyStream, trio.testing.memory_stream_pair())
-        return client, server
+        left, right = map(FaultyStream, trio.testing.memory_stream_pair())
+        return left, right
     if kind == "watched":
         make_crowd()
         return await make_streams("socket")
     if kind == "socket":
-        left, right = socket.socketpair()
-        return _small(left), _small(right)
+        near, far = socket.socketpair()
+        return _small(near), _small(far)
     if kind == "tcp":
         make_crowd()
         streams = await tcp_pair()
         for stream in streams:
             stream.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1)
         return streams
-    assert kind == "tls"
     assert contexts is not None
     client_tls, server_tls = contexts
+    if kind == "direct_tls":
+        client, server = await make_streams("socket")
+        return start_tls(client, client_tls, "localhost"), start_tls(server, server_tls)
+    assert kind == "tls"
     below = trio.testing.memory_stream_pair()
     return (
         trio.SSLStream(below[0], client_tls, server_hostname="localhost", https_compatible=True),
@@ -137,7 +144,7 @@ async def open_subject(
         "compression": PermessageDeflate(min_size=0) if kind in COMPRESSED else None,
     }
     book.streams = streams
-    size = 3000 if kind in ("socket", "tcp") else 3
+    size = 3000 if kind in SMALL_SOCKETS else 3
     book.padding = "." * size
     ends: dict[Role, WebSocketStream] = {}
 

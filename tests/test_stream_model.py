@@ -38,7 +38,7 @@ from stream_model import (
 
 from trio_ws import PermessageDeflate
 
-KINDS: Final = ("lockstep", "bytes", "socket", "tls")
+KINDS: Final = ("lockstep", "bytes", "socket", "tls", "direct_tls")
 WITH_TAKEOVER: Final = PermessageDeflate(min_size=0)
 WITHOUT_TAKEOVER: Final = PermessageDeflate(
     min_size=0, server_no_context_takeover=True, client_no_context_takeover=True

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import enum
 import gc
 import os
 import socket
@@ -42,6 +43,7 @@ from trio_ws import (
 from trio_ws._options import StreamKeywords
 from trio_ws._protocol import Role
 from trio_ws._ticker import current_ticker
+from trio_ws._tls import start_tls
 from trio_ws.testing import FaultyStream, websocket_pair
 
 ROLES = pytest.mark.parametrize("role", list(Role), ids=lambda role: role.value)
@@ -172,8 +174,16 @@ async def test_a_close_follows_more_than_is_written_in_one_step(nursery: trio.Nu
 TlsStream = trio.SSLStream[trio.abc.Stream]
 
 
+class Ours(enum.Enum):
+    """What TLS is on our side: that of trio_ws over a socket, or a user's own."""
+
+    DIRECT = "direct"
+    HTTPS_COMPATIBLE = "https-compatible"
+    STRICT = "strict"
+
+
 class Tls:
-    """TLS over TCP between a stream of ours and a raw peer, each as strict as it is told."""
+    """TLS over TCP between a stream of ours and a raw peer, which is as strict as it is told."""
 
     def __init__(self, client: ssl.SSLContext, server: ssl.SSLContext) -> None:
         self.contexts = {Role.CLIENT: client, Role.SERVER: server}
@@ -193,12 +203,16 @@ class Tls:
         role: Role,
         streams: Streams,
         *,
-        strict: bool = False,
+        ours_is: Ours = Ours.HTTPS_COMPATIBLE,
         strict_peer: bool = False,
         **options: Unpack[StreamKeywords],
     ) -> tuple[WebSocketStream, RawPeer, TlsStream]:
         peer_role = Role.SERVER if role is Role.CLIENT else Role.CLIENT
-        ours = self.wrap(streams[0], role, strict)
+        if ours_is is Ours.DIRECT:
+            name = "localhost" if role is Role.CLIENT else None
+            ours = start_tls(streams[0], self.contexts[role], name)
+        else:
+            ours = self.wrap(streams[0], role, ours_is is Ours.STRICT)
         theirs = self.wrap(streams[1], peer_role, strict_peer)
         return *await open_with_peer(nursery, role, (ours, theirs), **options), theirs
 
@@ -208,18 +222,18 @@ def tls(client_ssl_context: ssl.SSLContext, server_ssl_context: ssl.SSLContext) 
     return Tls(client_ssl_context, server_ssl_context)
 
 
-STRICT = pytest.mark.parametrize("strict", [False, True], ids=["https-compatible", "strict"])
+OURS = pytest.mark.parametrize("ours_is", list(Ours), ids=lambda ours_is: ours_is.value)
 NOTIFIES = pytest.mark.parametrize("notifies", [False, True], ids=["bare EOF", "close_notify"])
 
 
-@STRICT
+@OURS
 @NOTIFIES
 @ROLES
 async def test_tls_a_closed_connection_ends_in_order_with_or_without_close_notify(
-    tls: Tls, role: Role, notifies: bool, strict: bool, nursery: trio.Nursery
+    tls: Tls, role: Role, notifies: bool, ours_is: Ours, nursery: trio.Nursery
 ) -> None:
     ws, peer, theirs = await tls.open(
-        nursery, role, await tcp_pair(), strict=strict, strict_peer=notifies
+        nursery, role, await tcp_pair(), ours_is=ours_is, strict_peer=notifies
     )
     await peer.send(close_frame(1000, "bye"))
     assert await peer.receive() == close_frame(1000)
@@ -231,15 +245,15 @@ async def test_tls_a_closed_connection_ends_in_order_with_or_without_close_notif
     await ws.aclose()
 
 
-@STRICT
+@OURS
 @NOTIFIES
 @ROLES
 async def test_tls_without_a_close_any_end_is_1006(
-    tls: Tls, role: Role, notifies: bool, strict: bool, nursery: trio.Nursery
+    tls: Tls, role: Role, notifies: bool, ours_is: Ours, nursery: trio.Nursery
 ) -> None:
     """Only a strict TLS stream tells a bare EOF from an end that was meant."""
     ws, peer, theirs = await tls.open(
-        nursery, role, await tcp_pair(), strict=strict, strict_peer=notifies
+        nursery, role, await tcp_pair(), ours_is=ours_is, strict_peer=notifies
     )
     await peer.send(Frame(TEXT, b"one"))
     await theirs.aclose()
@@ -247,16 +261,19 @@ async def test_tls_without_a_close_any_end_is_1006(
     assert messages == ["one"]
     assert type(closed) is ConnectionClosedError
     assert (closed.code, closed.received) == (1006, None)
-    if strict and not notifies:
+    if ours_is is Ours.STRICT and not notifies:
         assert isinstance(closed.__cause__, trio.BrokenResourceError)
     else:
         assert closed.__cause__ is None
 
 
+@OURS
 @ROLES
 @pytest.mark.parametrize("both_closed", [True, False])
-async def test_tls_a_reset(tls: Tls, role: Role, both_closed: bool, nursery: trio.Nursery) -> None:
-    ws, peer, theirs = await tls.open(nursery, role, await tcp_pair())
+async def test_tls_a_reset(
+    tls: Tls, role: Role, both_closed: bool, ours_is: Ours, nursery: trio.Nursery
+) -> None:
+    ws, peer, theirs = await tls.open(nursery, role, await tcp_pair(), ours_is=ours_is)
     if both_closed:
         await peer.send(close_frame(1000, "bye"))
         assert await peer.receive() == close_frame(1000)
@@ -267,13 +284,14 @@ async def test_tls_a_reset(tls: Tls, role: Role, both_closed: bool, nursery: tri
         assert closed.received == CloseReason(1000, "bye")
     else:
         assert closed.code == 1006
-        assert isinstance(closed.__cause__, trio.BrokenResourceError)
+        error = ConnectionResetError if ours_is is Ours.DIRECT else trio.BrokenResourceError
+        assert isinstance(closed.__cause__, error)
 
 
-@STRICT
+@OURS
 @ROLES
 async def test_tls_a_blocked_writer_does_not_hold_up_the_close(
-    tls: Tls, role: Role, strict: bool, autojump_clock: trio.testing.MockClock
+    tls: Tls, role: Role, ours_is: Ours, autojump_clock: trio.testing.MockClock
 ) -> None:
     """It is stopped first, and TLS then closed without waiting for what can not be written."""
     async with trio.open_nursery() as nursery:
@@ -283,7 +301,7 @@ async def test_tls_a_blocked_writer_does_not_hold_up_the_close(
             nursery,
             role,
             (below, theirs),
-            strict=strict,
+            ours_is=ours_is,
             strict_peer=True,
             timeouts=SEVEN_SECONDS,
         )
@@ -296,15 +314,18 @@ async def test_tls_a_blocked_writer_does_not_hold_up_the_close(
     assert ws.close_reason == CloseReason(1006, "")
 
 
+@OURS
 @pytest.mark.parametrize("trigger", ["aclose", "violation"])
 async def test_tls_a_client_that_has_sent_much_that_was_not_read_still_sees_the_close(
-    tls: Tls, trigger: str
+    tls: Tls, trigger: str, ours_is: Ours
 ) -> None:
     code = 1001 if trigger == "aclose" else 1002
     flood = [Frame(0x3, b"")] * (trigger == "violation") + [Frame(BINARY, bytes(100_000))] * 20
     for _ in range(10):
         async with trio.open_nursery() as nursery:
-            ws, peer, theirs = await tls.open(nursery, Role.SERVER, await tcp_pair())
+            ws, peer, theirs = await tls.open(
+                nursery, Role.SERVER, await tcp_pair(), ours_is=ours_is
+            )
             if trigger == "aclose":
                 nursery.start_soon(ws.aclose, code)
             await peer.send(*flood)
@@ -576,9 +597,11 @@ async def end_with_calls_pending(ws: WebSocketStream, peer: RawPeer, nursery: tr
         end_with_calls_pending,
     ],
 )
-@pytest.mark.parametrize("kind", ["memory", "socket", "tcp"])
+@pytest.mark.parametrize("kind", ["memory", "socket", "tcp", "direct_tls"])
 @ROLES
-async def test_nothing_of_a_closed_stream_is_left(kind: str, role: Role, end: End) -> None:
+async def test_nothing_of_a_closed_stream_is_left(
+    kind: str, role: Role, end: End, tls: Tls
+) -> None:
     """No task, no descriptor, no deadline, and no object that refers to it."""
     ticker = current_ticker()
     await trio.testing.wait_all_tasks_blocked()
@@ -587,9 +610,14 @@ async def test_nothing_of_a_closed_stream_is_left(kind: str, role: Role, end: En
 
     async def open_and_end() -> weakref.ref[WebSocketStream]:
         async with trio.open_nursery() as nursery:
-            ws, peer = await open_with_peer(
-                nursery, role, await make_streams(kind), timeouts=Timeouts()
-            )
+            if kind == "direct_tls":
+                ws, peer, _ = await tls.open(
+                    nursery, role, await tcp_pair(), ours_is=Ours.DIRECT, timeouts=Timeouts()
+                )
+            else:
+                ws, peer = await open_with_peer(
+                    nursery, role, await make_streams(kind), timeouts=Timeouts()
+                )
             await trio.testing.wait_all_tasks_blocked()
             assert ticker.pending_deadlines == 1
             await end(ws, peer, nursery)

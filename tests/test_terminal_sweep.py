@@ -6,6 +6,7 @@ import functools
 import ssl
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
+from typing import Final
 
 import pytest
 import trio
@@ -13,6 +14,7 @@ import trio.testing
 from sweeping import (
     KINDS,
     ROLES_AND_KINDS,
+    SMALL_SOCKETS,
     Book,
     Contexts,
     Listener,
@@ -34,6 +36,7 @@ from trio_ws import (
     WebSocketStream,
 )
 from trio_ws._protocol import Role
+from trio_ws._tls import start_tls
 from trio_ws.testing import (
     NO_TIMEOUTS,
     CancelProbe,
@@ -51,6 +54,9 @@ HANDSHAKE_BYTES = 16
 make ten times the points, and all of them alike."""
 
 BOTH = pytest.mark.parametrize(("role", "kind"), ROLES_AND_KINDS)
+
+BELOW_TLS: Final = {"tls": "lockstep", "direct_tls": "socket"}
+"""Over what trio_ws itself begins TLS, for each kind that has it."""
 
 
 @pytest.fixture
@@ -265,10 +271,10 @@ def test_a_nursery_that_is_cancelled_leaves_nothing_of_its_stream_open_or_openin
 
 
 async def opening(name: str, kind: str, contexts: Contexts, probe: CancelProbe) -> None:
-    ours, theirs = streams = await make_streams("lockstep" if kind == "tls" else kind, contexts)
+    ours, theirs = streams = await make_streams(BELOW_TLS.get(kind, kind), contexts)
     split(streams, HANDSHAKE_BYTES)
-    if kind == "tls":
-        theirs = trio.SSLStream(theirs, contexts[1], server_side=True, https_compatible=True)
+    if kind in BELOW_TLS:
+        theirs = start_tls(theirs, contexts[1])
     connected = False
     opened = False
     peers: list[WebSocketStream] = []
@@ -285,8 +291,8 @@ async def opening(name: str, kind: str, contexts: Contexts, probe: CancelProbe) 
             async for message in peers[0]:
                 await peers[0].send(message)
 
-    url = "wss://localhost/" if kind == "tls" else "ws://localhost/"
-    ssl_context = contexts[0] if kind == "tls" else None
+    url = "wss://localhost/" if kind in BELOW_TLS else "ws://localhost/"
+    ssl_context = contexts[0] if kind in BELOW_TLS else None
     with nothing_left():
         async with trio.open_nursery() as nursery:
             nursery.start_soon(accept)
@@ -325,7 +331,7 @@ async def opening(name: str, kind: str, contexts: Contexts, probe: CancelProbe) 
 def test_a_client_that_is_cancelled_leaves_nothing(
     name: str, kind: str, contexts: Contexts
 ) -> None:
-    every_task = kind in ("lockstep", "socket", "tls")
+    every_task = kind in ("lockstep", "socket", "tls", "direct_tls")
     result = sweep(
         functools.partial(opening, name, kind, contexts), f"{name} {kind}", every_task=every_task
     )
@@ -429,7 +435,7 @@ async def exchange(ws: WebSocketStream, count: int, size: int) -> None:
 
 def message_size(kind: str) -> int:
     """More than the kernel takes at a time, where there is one."""
-    return 3000 if kind in ("socket", "tcp") else 3
+    return 3000 if kind in SMALL_SOCKETS else 3
 
 
 async def check_server_is_gone(listener: Listener) -> None:
@@ -442,7 +448,7 @@ async def check_server_is_gone(listener: Listener) -> None:
 async def serving(kind: str, contexts: Contexts, clients: int, probe: CancelProbe) -> None:
     """Clients come, talk and go, and then the server is shut down, all of it in the scope."""
     listener = Listener(kind, contexts, HANDSHAKE_BYTES)
-    ssl_context = contexts[1] if kind == "tls" else None
+    ssl_context = contexts[1] if kind in BELOW_TLS else None
     with nothing_left():
         with probe.scope:
             async with trio.open_nursery() as inner:
@@ -472,7 +478,7 @@ async def shutting_down(kind: str, contexts: Contexts, clients: int, probe: Canc
     Over TCP it does: each wait for the end of the grace would be one for the clock, a second long.
     """
     listener = Listener(kind, contexts, HANDSHAKE_BYTES)
-    ssl_context = contexts[1] if kind == "tls" else None
+    ssl_context = contexts[1] if kind in BELOW_TLS else None
     all_talk = trio.Event()
 
     async def handle(ws: WebSocketStream) -> None:

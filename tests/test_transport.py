@@ -19,6 +19,7 @@ import trio.testing
 from raw_peer import Streams
 
 from trio_ws._frames import Buffer
+from trio_ws._poller import current_poller
 from trio_ws._transport import (
     _SMALL_READ as SMALL_READ,
 )
@@ -330,6 +331,13 @@ async def test_a_stream_takes_nothing_without_waiting() -> None:
     assert not StreamTransport(sink).can_write_nowait
     assert StreamTransport(sink).write_nowait([b"x"]) == 0
     assert sink.sent == []
+
+
+async def test_only_a_socket_can_be_watched() -> None:
+    transport = StreamTransport(Sink())
+    assert not transport.can_watch
+    with pytest.raises(NotImplementedError):
+        await transport.watch(current_poller(), lambda now: False)
 
 
 async def test_a_stream_without_half_close_says_so() -> None:

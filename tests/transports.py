@@ -3,7 +3,9 @@
 ``memory`` and ``lockstep`` are Trio's; ``split`` is memory that brings 61 bytes at a time;
 ``socket`` is a Unix socket pair, ``tcp`` the loopback interface, both taken by the fast path;
 ``watched`` is a socket pair in a run with so many streams that one task reads for all;
-``tls`` is TLS over TCP, ``tls_memory`` over memory; ``pipes`` are those of two real processes.
+``tls`` is TLS over TCP, ``tls_memory`` over memory; ``direct_tls`` is TLS over a socket pair that
+trio_ws itself has opened, for which it has a fast path, too, and ``watched_tls`` that among many;
+``pipes`` are those of two real processes.
 """
 
 from __future__ import annotations
@@ -17,11 +19,22 @@ import trio.testing
 from raw_peer import Streams, make_streams
 
 from trio_ws import WebSocketStream
+from trio_ws._tls import start_tls
 from trio_ws.testing import FaultyStream
 
-KINDS = ("memory", "lockstep", "split", "socket", "watched", "tcp", "tls", "tls_memory", "pipes")
-DETERMINISTIC_KINDS = ("memory", "lockstep", "split", "socket", "watched", "tls_memory")
+DETERMINISTIC_KINDS = (
+    "memory",
+    "lockstep",
+    "split",
+    "socket",
+    "watched",
+    "tls_memory",
+    "direct_tls",
+    "watched_tls",
+)
 """Those with which everything that can happen has happened once all tasks are blocked."""
+
+KINDS = (*DETERMINISTIC_KINDS, "tcp", "tls", "pipes")
 
 
 async def connect(
@@ -32,6 +45,10 @@ async def connect(
         return _secure(await open_streams("tcp", nursery), client_tls, server_tls)
     if kind == "tls_memory":
         return _secure(await open_streams("memory", nursery), client_tls, server_tls)
+    if kind in ("direct_tls", "watched_tls"):
+        below = "watched" if kind == "watched_tls" else "socket"
+        client, server = await open_streams(below, nursery)
+        return start_tls(client, client_tls, "localhost"), start_tls(server, server_tls)
     return await open_streams(kind, nursery)
 
 

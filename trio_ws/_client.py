@@ -28,6 +28,7 @@ from ._opening import (
 from ._options import StreamKeywords, StreamOptions, make_options
 from ._protocol import Role
 from ._stream import WebSocketStream
+from ._tls import start_tls
 from ._transport import Transport, make_transport
 from ._url import WebSocketURL, parse_url
 
@@ -261,7 +262,7 @@ async def _start_tls(
 ) -> trio.abc.Stream:
     # The zone of an IPv6 address is nobody's business but this machine's.
     name, _, _ = host.partition("%")
-    tls_stream = trio.SSLStream(stream, ssl_context, server_hostname=name, https_compatible=True)
+    tls_stream = start_tls(stream, ssl_context, name)
     try:
         await tls_stream.do_handshake()
     except trio.BrokenResourceError as error:

@@ -34,6 +34,7 @@ from ._opening import (
 from ._options import StreamKeywords
 from ._payloads import close_payload
 from ._stream import WebSocketStream
+from ._tls import start_tls
 
 Handler: TypeAlias = Callable[[WebSocketStream], Awaitable[object]]
 """What is called for every WebSocket that was opened."""
@@ -347,7 +348,7 @@ class WebSocketServer:
         """Not the business of a listener: what fails here is one client's, who is closed."""
         if self._ssl_context is None:
             return stream
-        return trio.SSLStream(stream, self._ssl_context, server_side=True, https_compatible=True)
+        return start_tls(stream, self._ssl_context)
 
     async def _open(self, stream: trio.abc.Stream) -> WebSocketStream:
         waiting = self._acceptor.make_wait()

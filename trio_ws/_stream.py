@@ -73,7 +73,8 @@ from ._receivers import Receiver, Receivers
 from ._senders import ControlSender, DataSender, Senders
 from ._teardown import Teardown
 from ._ticker import Timer, current_ticker
-from ._transport import RECEIVE_SIZE, SocketTransport, make_transport
+from ._tls import make_opened_transport
+from ._transport import RECEIVE_SIZE
 from ._waiting import LateEvent, Sleeper
 from ._writer import Writer
 
@@ -193,7 +194,7 @@ class WebSocketStream(trio.abc.Channel[str | bytes]):
         buffered: bytes,
     ) -> None:
         self._stream = stream
-        self._transport = make_transport(stream)
+        self._transport = make_opened_transport(stream)
         self._options = options
         self._request = request
         self._response = response
@@ -907,7 +908,7 @@ class WebSocketStream(trio.abc.Channel[str | bytes]):
             if protocol.stalled:
                 self._handle(protocol.decode(b"", room))
                 continue
-            if self._poller.is_crowded and isinstance(transport, SocketTransport):
+            if self._poller.is_crowded and transport.can_watch:
                 await transport.watch(self._poller, self._read_available)
                 continue
             data: Buffer | None = None
@@ -922,21 +923,28 @@ class WebSocketStream(trio.abc.Channel[str | bytes]):
                 # A writer that is cancelled together with this task may have broken TLS already.
                 await trio.lowlevel.checkpoint_if_cancelled()
                 self._lose(error)
-            elif data is not None:
+                continue
+            if transport.has_unsent:
+                self._write_committed()
+            if data is not None:
                 self._take(data, self._room(), trio.current_time())
 
     def _read_available(self, now: float) -> bool:
         """One read, in the poller's task; whether the next one needs nothing of the reader."""
-        room = self._room()
+        transport, room = self._transport, self._room()
         try:
-            data = self._transport.receive_nowait(self._receive_limit(room))
+            data = transport.receive_nowait(self._receive_limit(room))
         except Exception as error:
             self._lose(error)
             return False
+        if transport.has_unsent:
+            self._write_committed()
         if data is not None:
             self._take(data, room, now)
         protocol = self._protocol
-        return protocol.state in RECEIVING and not protocol.stalled and self._room() > 0
+        if protocol.stalled or not transport.can_watch:
+            return False
+        return protocol.state in RECEIVING and self._room() > 0
 
     def _take(self, data: Buffer, room: int, now: float) -> None:
         """Bytes that the transport has brought; none if it has ended."""

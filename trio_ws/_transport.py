@@ -1,8 +1,8 @@
 """What a WebSocket stream needs of the stream below it: two classes, one interface.
 
 :class:`SocketTransport` is a POSIX ``trio.SocketStream`` and makes the system calls itself: it can
-write without waiting, and reads into a buffer that all streams of a thread share.
-:class:`StreamTransport` is any other ``trio.abc.Stream``.
+write without waiting, and reads into a buffer that all streams of a thread share. With TLS on top
+it is :class:`trio_ws._tls.TlsTransport`. :class:`StreamTransport` is any other ``trio.abc.Stream``.
 
 No file descriptor is ever stored. Each system call asks the socket for it in its own synchronous
 step, because a number that was closed may belong to another connection a moment later.
@@ -17,7 +17,7 @@ import socket
 import threading
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
-from typing import Final
+from typing import Final, TypeGuard
 
 import trio
 
@@ -63,14 +63,16 @@ class _Scratch(threading.local):
         self.view = memoryview(bytearray(RECEIVE_SIZE))
 
 
-_scratch = _Scratch()
+scratch = _Scratch()
 
 
 class Transport(abc.ABC):
-    """The interface of both.
+    """The interface of all.
 
     :ivar can_write_nowait: whether :meth:`write_nowait` can ever write anything.
     :ivar can_send_eof: whether :meth:`send_eof` may be called.
+    :ivar can_watch: whether :meth:`watch` may be called now.
+    :ivar has_unsent: whether there is something that was taken and that the kernel has yet to take.
     :ivar more_follows: whether it looks as if what was received is a part of more.
     """
 
@@ -78,6 +80,8 @@ class Transport(abc.ABC):
 
     can_write_nowait: bool
     can_send_eof: bool
+    can_watch: bool
+    has_unsent: bool
     more_follows: bool
 
     @abc.abstractmethod
@@ -86,6 +90,10 @@ class Transport(abc.ABC):
 
         Raises what the stream raises. Cancelling it loses nothing.
         """
+
+    @abc.abstractmethod
+    def watch(self, poller: Poller, step: Callable[[float], bool]) -> Awaitable[None]:
+        """Have *step* called whenever :meth:`receive_nowait` is worth a try: :class:`Poller`."""
 
     @abc.abstractmethod
     def receive_nowait(self, max_bytes: int) -> Buffer | None:
@@ -104,13 +112,14 @@ class Transport(abc.ABC):
 
     @abc.abstractmethod
     def write_nowait(self, buffers: Sequence[Buffer]) -> int:
-        """How many bytes the kernel took at once: from 0 to all of them."""
+        """How many bytes were taken at once: from 0 to all of them."""
 
     @abc.abstractmethod
     async def write(self, buffers: Sequence[Buffer]) -> int:
-        """Wait until at least one byte can be written; how many were.
+        """Wait until something can be written, and write it; how many bytes were taken.
 
-        Cancelling it may tear what was being written.
+        None may be, if it was of those that were taken before: see :attr:`has_unsent`. Cancelling
+        it may tear what was being written.
         """
 
     @abc.abstractmethod
@@ -136,6 +145,8 @@ class SocketTransport(Transport):
 
     can_write_nowait = True
     can_send_eof = True
+    can_watch = True
+    has_unsent = False
     more_follows = False
 
     def __init__(self, stream: trio.SocketStream) -> None:
@@ -150,7 +161,6 @@ class SocketTransport(Transport):
         )
 
     def watch(self, poller: Poller, step: Callable[[float], bool]) -> Awaitable[None]:
-        """Have *step* called whenever :meth:`receive_nowait` is worth a try: :class:`Poller`."""
         return poller.watch(_fileno(self._socket), step)
 
     def receive_nowait(self, max_bytes: int) -> Buffer | None:
@@ -167,7 +177,7 @@ class SocketTransport(Transport):
         return data
 
     def _receive_large(self, max_bytes: int) -> Buffer:
-        view = _scratch.view
+        view = scratch.view
         if max_bytes < RECEIVE_SIZE:
             view = view[:max_bytes]
         count = os.readv(self._socket.fileno(), (view,))
@@ -199,9 +209,14 @@ class SocketTransport(Transport):
                 socket.IPPROTO_TCP, _UNSENT_OPTION, _LARGE_UNSENT if writes_large else _UNSENT
             )
 
+    def _wait_writable(self) -> Awaitable[None]:
+        return trio.lowlevel.wait_writable(  # noqa: ASYNC105 (the caller does)
+            _fileno(self._socket)
+        )
+
     async def write(self, buffers: Sequence[Buffer]) -> int:
         while True:
-            await trio.lowlevel.wait_writable(_fileno(self._socket))
+            await self._wait_writable()
             count = self.write_nowait(buffers)
             if count:
                 return count
@@ -236,7 +251,7 @@ def _closed_error() -> trio.ClosedResourceError:
 
 
 class StreamTransport(Transport):
-    """Any Trio stream: TLS, memory, pipes, a user's own."""
+    """Any Trio stream: memory, pipes, TLS over those, a user's own."""
 
     __slots__ = (
         "_half_closeable",
@@ -249,6 +264,8 @@ class StreamTransport(Transport):
     )
 
     can_write_nowait = False
+    can_watch = False
+    has_unsent = False
 
     def __init__(self, stream: trio.abc.Stream) -> None:
         self._stream = stream
@@ -269,6 +286,9 @@ class StreamTransport(Transport):
         self.more_follows = is_full or self._was_full
         self._was_full = is_full
         self._received = received
+
+    def watch(self, poller: Poller, step: Callable[[float], bool]) -> Awaitable[None]:
+        raise NotImplementedError("only a socket can be watched")
 
     def receive_nowait(self, max_bytes: int) -> Buffer | None:
         received, self._received = self._received, None
@@ -315,8 +335,13 @@ def _join(buffers: Sequence[Buffer], limit: int) -> bytes:
     return b"".join(pieces)
 
 
+def is_direct(stream: trio.abc.Stream) -> TypeGuard[trio.SocketStream]:
+    """Whether it is exactly a ``trio.SocketStream``, and this library may make the system calls."""
+    return type(stream) is trio.SocketStream and os.name == "posix"
+
+
 def make_transport(stream: trio.abc.Stream) -> Transport:
-    """The transport for *stream*: the fast one for what is exactly a ``trio.SocketStream``."""
-    if type(stream) is trio.SocketStream and os.name == "posix":
+    """The transport for *stream*: the fast one for a socket."""
+    if is_direct(stream):
         return SocketTransport(stream)
     return StreamTransport(stream)

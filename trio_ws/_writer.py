@@ -184,7 +184,7 @@ class Writer:
         """
         mark = self._outbox.mark()
         self.flush_now()
-        if not self._outbox.is_written(mark):
+        if not self._is_written(mark):
             flusher = _Flusher(mark)
             if self._flushers is NOBODY:
                 self._flushers = OrderedDict()
@@ -210,7 +210,13 @@ class Writer:
     @property
     def is_drained(self) -> bool:
         """Whether all is written, or nothing more can be."""
-        return self.error is not None or self._outbox.is_empty()
+        return self.error is not None or self._is_all_written()
+
+    def _is_all_written(self) -> bool:
+        return self._outbox.is_empty() and not self._transport.has_unsent
+
+    def _is_written(self, mark: Mark) -> bool:
+        return self._outbox.is_written(mark) and not self._transport.has_unsent
 
     async def wait_drained(self) -> None:
         """Until all is written, or nothing more can be."""
@@ -225,8 +231,8 @@ class Writer:
         self._begin_step()
         step_ends_at = self._work() + _STEP
         with suppress(Exception):
-            while self._work() < step_ends_at and (buffers := self._outbox.buffers(self._is_late)):
-                if not self._write_nowait(buffers):
+            while self._work() < step_ends_at and not self._is_all_written():
+                if not self._write_nowait(self._outbox.buffers(self._is_late)):
                     break
 
     @property
@@ -251,7 +257,8 @@ class Writer:
         try:
             while took_all and is_more and work < _STEP:
                 buffers = outbox.buffers(self._is_late)
-                took_all = not buffers or self._write_nowait(buffers)
+                if buffers or self._transport.has_unsent:
+                    took_all = self._write_nowait(buffers)
                 is_more = not outbox.is_empty()
                 work = self.bytes_sent - sent + _DEFLATE_COST * (outbox.deflated - deflated)
                 if is_more and self._is_late():
@@ -285,6 +292,8 @@ class Writer:
         self.bytes_sent += count
         took_all = self._outbox.written(count)
         self._tell_who_waits()
+        if self._transport.has_unsent:
+            return False
         return took_all or (most is not buffers and count == sum(map(len, most)))
 
     def _can_write_now(self) -> bool:
@@ -304,19 +313,19 @@ class Writer:
             return
         self._outbox.written_alone(frame, count)
         self.bytes_sent += count
-        if count < len(frame):
+        if count < len(frame) or self._transport.has_unsent:
             self._start_task()
 
     def _tell_who_waits(self) -> None:
         """Something was written: who waited for that?"""
         while self._flushers:
             flusher = next(iter(self._flushers.values()))
-            if not self._outbox.is_written(flusher.mark):
+            if not self._is_written(flusher.mark):
                 break
             del self._flushers[flusher.task]
             flusher.wake()
         self._on_written()
-        if self._drained is not None and self._outbox.is_empty():
+        if self._drained is not None and self._is_all_written():
             self._drained.set()
 
     def _fail(self, error: Exception) -> None:
@@ -360,8 +369,8 @@ class Writer:
 
     async def _write_until_drained(self) -> None:
         await self._gather_answers()
-        while buffers := self._next_buffers():
-            count = await self._transport.write(buffers)
+        while not self._is_all_written():
+            count = await self._transport.write(self._next_buffers())
             self._progress_at = trio.current_time()
             self.bytes_sent += count
             self._outbox.written(count)
