@@ -4,7 +4,7 @@ Theory of operation
 -------------------
 
 What is committed is a message, not its bytes. :meth:`Outbox.buffers` turns messages into frames,
-but never more than 128 KiB ahead of what the transport has taken: a message of any size is masked
+but never more than 256 KiB ahead of what the transport has taken: a message of any size is masked
 piece by piece, and never held twice. A message that is to be compressed is deflated piece by piece
 too; and at each call only so much, since what comes of it says nothing of the time that it takes.
 What has come of it goes into frames of its own, so that control frames pass there as well.
@@ -37,7 +37,7 @@ from ._frames import (
     pack_messages,
 )
 
-AHEAD: Final = 128 * 1024
+AHEAD: Final = 256 * 1024
 """Bytes that are encoded before the transport has taken those before them."""
 
 _DEFLATE_STEP: Final = 64 * 1024
@@ -343,7 +343,7 @@ class Outbox:
         )
 
     def buffers(self, is_late: Callable[[], bool] = _never) -> list[Buffer]:
-        """What to write next, at least 112 KiB if there is as much and it is not to be deflated.
+        """What to write next, at least 240 KiB if there is as much and it is not to be deflated.
 
         Empty only if there is nothing.
 
