@@ -661,7 +661,7 @@ async def test_one_read_full_of_small_bombs_fills_the_inbox_and_no_more(
     with watching(lambda: ws.statistics().inbox_size) as steps:
         nursery.start_soon(peer.raw.send, *frames)
         await trio.testing.wait_all_tasks_blocked()
-        assert steps.largest <= 128 * KIB
+        assert steps.largest <= 5 * 64 * KIB
     assert 240_000 <= ws.statistics().inbox_size <= 5 * 64 * KIB
     for _ in range(300):
         assert await ws.receive() == bytes(60_000)
@@ -715,7 +715,7 @@ async def test_a_message_of_any_size_is_deflated_and_inflated_in_bounded_steps(
     assert client._outbox.deflated >= len(content)
     assert deflated.largest <= 68 * KIB
     assert ticks.largest <= 68 * KIB
-    assert inflated.largest <= 128 * KIB
+    assert inflated.largest <= 260 * KIB
 
 
 class PassingClock(trio.abc.Clock):

@@ -16,7 +16,7 @@ caller allows.
 
 * What the deflater is given it flushes to the last byte, so that nothing of it is left for what
   follows; but for a piece of which is said that the next one follows at once.
-* The inflater stops at a bound of its output, and after a few KiB of input, and goes on from there.
+* The inflater stops at a bound of its output, and at one of its input, and goes on from there.
   Input is cut up because zlib copies what it has not got to; and because a few bytes of input can
   make it work hard without any output.
 
@@ -52,7 +52,8 @@ _EMPTY_MESSAGE = b"\x00"
 _END = _TAIL + 32 * (_EMPTY_MESSAGE + _TAIL)
 """What a message is ended with, to see that it was whole: beside its tail, more empty blocks than a
 block that lacks its end can take for the rest of its header. They cost 0.13 us."""
-_INPUT_STEP = 4 * 1024
+INPUT_STEP: Final = 16 * 1024
+"""Bytes to have inflated at a time. Most take a tenth of a millisecond, the worst ones 1.2."""
 
 _Parameters: TypeAlias = Sequence[tuple[str, str | None]]
 
@@ -524,12 +525,13 @@ class Inflater:
         if not self._input:
             self._end_input()
 
-    def produce(self, max_bytes: int) -> bytes:
+    def produce(self, max_bytes: int, max_input: int = INPUT_STEP) -> bytes:
         """The next part of the message.
 
         It may be empty or short though more follows: ``needs_input`` says whether it does.
 
         :param max_bytes: how long it may be, at least 1.
+        :param max_input: bytes of what was fed to use for it, at least 1.
         :raises InflateError: if the message is not deflate data. The inflater is of no use then.
         :raises ValueError: if *max_bytes* is less than 1.
         """
@@ -540,7 +542,7 @@ class Inflater:
         if self._stream is None:
             self._stream = self._library.decompressobj(-self.window_bits)
         stream = self._stream
-        step = self._input[self._position : self._position + _INPUT_STEP]
+        step = self._input[self._position : self._position + max_input]
         output = self._decompress(stream, step, max_bytes)
         if stream.eof:
             self._position += len(step) - len(stream.unused_data)
