@@ -37,13 +37,12 @@ class Inbox:
             self._messages.extend(messages)
         self.size += FRAME_COST * len(messages) + sum(map(len, messages))
 
-    def take(self) -> str | bytes | None:
-        """The first message, or what is left of it; None if there is none."""
-        if not self._messages:
-            self._messages = _EMPTY
-            return None
+    def take(self) -> str | bytes:
+        """The first message, or what is left of it; only if there is one."""
         message = self._messages.popleft()
         self.size -= FRAME_COST + len(message)
+        if not self.size:
+            self._messages = _EMPTY
         if self._offset:
             message = message[self._offset :]
             self._offset = 0
@@ -62,7 +61,6 @@ class Inbox:
         if self._offset < len(message):
             return part, False
         self.take()
-        self._messages = self._messages or _EMPTY
         return part, True
 
     def clear(self) -> None:

@@ -650,7 +650,6 @@ class Protocol:
             return self._large.take()
         if self._parts is not None:
             before = self._parts.take()
-            assert before is not None
             return before + message.decode() if isinstance(before, str) else before + message
         return bytes(message) if self._opcode is _BINARY else message.decode()
 

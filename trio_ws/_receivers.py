@@ -98,8 +98,7 @@ class Receivers:
         while self.waiting:
             receiver = self.waiting[0]
             if receiver.whole:
-                message = self._inbox.take()
-                part = None if message is None else (message, True)
+                part = (self._inbox.take(), True) if self._inbox.size else None
             else:
                 part = self._next_part(receiver.max_bytes)
             if part is None:
