@@ -243,23 +243,21 @@ class Outbox:
         """Commit a small message that is all there is to write, and return its frame.
 
         None, and nothing has happened, if it is not: then it is for :meth:`commit_data`. Whoever
-        has the frame writes it and reports it to :meth:`written_alone`.
+        has the frame writes it, and gives what is left of it to :meth:`put_back`.
         """
-        if self._encoded or self._data or not self._may_be_alone(payload):
+        if self._encoded or self._data or len(payload) > _COPY_BELOW:
+            return None
+        if self._controls or self._pong is not None or self._close is not None:
+            return None
+        if self.max_frame_size is not None:
             return None
         self._committed_data += 1
-        return self._frame(opcode | FIN, payload)
+        self._written_data += 1
+        return pack_frame(opcode | FIN, payload, self._keys() if self._keys else None)
 
-    def _may_be_alone(self, payload: bytes) -> bool:
-        if self._controls or self._pong is not None or self._close is not None:
-            return False
-        return len(payload) <= _COPY_BELOW and self.max_frame_size is None
-
-    def written_alone(self, frame: bytes, count: int) -> None:
-        """The transport has taken the first *count* bytes of the one frame that there was."""
-        if count == len(frame):
-            self._written_data += 1
-            return
+    def put_back(self, frame: bytes, count: int) -> None:
+        """Of the one frame that there was the transport has taken only the first *count* bytes."""
+        self._written_data -= 1
         self._mid_frame = count > 0
         self.size += FRAME_COST
         self._append(memoryview(frame)[count:], _Boundary.DATA)

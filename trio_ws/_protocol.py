@@ -226,6 +226,7 @@ class Protocol:
         "close_sent",
         "discarding",
         "failure",
+        "in_message",
         "max_message_size",
         "only_messages",
         "role",
@@ -246,6 +247,8 @@ class Protocol:
         self.failure: CloseReason | None = None
         self.stalled = False
         """Whether :meth:`decode` has more events in what it has kept, without further data."""
+        self.in_message = False
+        """Whether :meth:`decode` has stopped within a message."""
         self.only_messages = True
         """Whether what :meth:`decode` has returned last is nothing but messages."""
         self._last: Close | Violation | None = None
@@ -363,6 +366,7 @@ class Protocol:
             events += messages
             data = memoryview(data)[position:]
         self._decode_kept_and(data, limit, events)
+        self.in_message = self._opcode is not None
         if self._last is not None:
             self.stalled = True
         return events

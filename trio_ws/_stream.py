@@ -987,7 +987,9 @@ class WebSocketStream(trio.abc.Channel[str | bytes]):
             room += RECEIVE_SIZE
         if not self._receivers.waiting:
             # While somebody waits, a message in progress may be larger than the inbox.
-            room -= self._inbox.size + self._protocol.partial_size
+            room -= self._inbox.size
+            if self._protocol.in_message:
+                room -= self._protocol.partial_size
         return min(_DECODE_STEP, room)
 
     async def _pause(self) -> None:

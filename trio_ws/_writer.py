@@ -157,13 +157,26 @@ class Writer:
         False if that is not so, and nothing has happened. It takes half the time of the way through
         the outbox.
         """
-        if self.wrote_at_once or self.is_gathering or not self._can_write_now():
+        if self.wrote_at_once or self.is_gathering or self.is_busy or self._stopped:
+            return False
+        if self.error is not None or not self._transport.can_write_nowait:
             return False
         frame = self._outbox.commit_alone(opcode, payload)
         if frame is None:
             return False
         self.wrote_at_once = True
-        self._write_alone(frame)
+        try:
+            count = self._transport.write_nowait((frame,))
+        except Exception as error:
+            self._outbox.put_back(frame, 0)
+            self._fail(error)
+            return True
+        self.bytes_sent += count
+        if count < len(frame):
+            self._outbox.put_back(frame, count)
+            self._start_task()
+        elif self._transport.has_unsent:
+            self._start_task()
         return True
 
     def flush_now(self) -> int:
@@ -295,26 +308,6 @@ class Writer:
         if self._transport.has_unsent:
             return False
         return took_all or (most is not buffers and count == sum(map(len, most)))
-
-    def _can_write_now(self) -> bool:
-        """Whether the transport is one that can be written without waiting, and may be."""
-        if self.is_busy or self._stopped or self.error is not None:
-            return False
-        return self._transport.can_write_nowait
-
-    def _write_alone(self, frame: bytes) -> None:
-        """Write the one frame that there is."""
-        try:
-            count = self._transport.write_nowait((frame,))
-        except Exception as error:
-            # Whatever it is, it must not reach the ticker, which writes for all streams.
-            self._outbox.written_alone(frame, 0)
-            self._fail(error)
-            return
-        self._outbox.written_alone(frame, count)
-        self.bytes_sent += count
-        if count < len(frame) or self._transport.has_unsent:
-            self._start_task()
 
     def _tell_who_waits(self) -> None:
         """Something was written: who waited for that?"""
