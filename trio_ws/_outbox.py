@@ -125,6 +125,7 @@ class Outbox:
         "_frame_left",
         "_frame_offset",
         "_handed_out",
+        "_is_behind",
         "_keys",
         "_mid_frame",
         "_offset",
@@ -133,6 +134,7 @@ class Outbox:
         "_position",
         "_written_control",
         "_written_data",
+        "compresses",
         "control_size",
         "deflated",
         "max_frame_size",
@@ -144,6 +146,8 @@ class Outbox:
     ) -> None:
         self.max_frame_size = max_frame_size
         self._deflater = deflater
+        self.compresses = deflater is not None
+        """Whether messages can be compressed."""
         self.deflated = 0
         """Bytes that have been deflated since the beginning, and :data:`FRAME_COST` each time; and
         what else takes long, in as many."""
@@ -175,6 +179,8 @@ class Outbox:
         self._mid_frame = False
         # Whether somebody is writing what buffers() has returned: those bytes count as sent.
         self._handed_out = False
+        # Whether anything that was committed has not been encoded: that is asked at every step.
+        self._is_behind = False
         self.size = 0
         """Bytes that are committed and not written, and :data:`FRAME_COST` for each message."""
         self._committed_data = 0
@@ -192,18 +198,11 @@ class Outbox:
 
     def is_empty(self) -> bool:
         """Whether everything has been written."""
-        return not (
-            self._encoded
-            or self._data
-            or self._controls
-            or self._pong is not None
-            or self._close is not None
-        )
+        return not (self._encoded or self._is_behind)
 
-    def _is_encoded(self) -> bool:
-        """Whether nothing is to be encoded."""
-        is_more = self._data or self._controls or self._pong is not None or self._close is not None
-        return not is_more
+    def _is_anything_unencoded(self) -> bool:
+        is_control = self._controls or self._pong is not None or self._close is not None
+        return bool(self._data or is_control)
 
     def commit_data(
         self,
@@ -220,6 +219,7 @@ class Outbox:
         if not self._data:
             self._data = deque()
         self._data.append((opcode, payload, fin, compress, False))
+        self._is_behind = True
         self.size += FRAME_COST + len(payload)
         self._committed_data += 1
         if not fin:
@@ -227,17 +227,18 @@ class Outbox:
 
     def commit_frame(self, frame: bytes) -> None:
         """A whole message that has been made a frame before: many streams can share one."""
+        size, end = len(frame), self._encoded_end
         self._committed_data += 1
-        self.size += FRAME_COST + len(frame)
-        room = AHEAD - _REFILL - (self._encoded_end - self._position)
-        if room >= 0 and not self._handed_out and self._is_encoded():
-            # As a rule. It need not wait in _data: there is nothing to do but to write it.
-            self._encoded.append(frame)
-            self._encoded_end += len(frame)
-            self._ends.append(self._encoded_end)
+        self.size += FRAME_COST + size
+        if self._is_behind or self._handed_out or end - self._position > AHEAD - _REFILL:
+            self._data = self._data or deque()
+            self._data.append((None, frame, True, False, False))
+            self._is_behind = True
             return
-        self._data = self._data or deque()
-        self._data.append((None, frame, True, False, False))
+        # As a rule: there is nothing to do but to write it.
+        self._encoded.append(frame)
+        self._encoded_end = end + size
+        self._ends.append(end + size)
 
     def commit_alone(self, opcode: Opcode, payload: bytes) -> bytes | None:
         """Commit a small message that is all there is to write, and return its frame.
@@ -267,6 +268,7 @@ class Outbox:
         if not self._controls:
             self._controls = deque()
         self._controls.append((opcode, payload))
+        self._is_behind = True
         self.control_size += FRAME_COST + len(payload)
         self._committed_control += 1
 
@@ -276,10 +278,12 @@ class Outbox:
         RFC 6455 section 5.5.3 allows that, and a flood of pings then needs no memory.
         """
         self._pong = payload
+        self._is_behind = True
 
     def commit_close(self, payload: bytes) -> None:
         """The Close frame, after everything else."""
         self._close = payload
+        self._is_behind = True
         self._close_committed = True
 
     def drop_unsent(self) -> None:
@@ -297,6 +301,7 @@ class Outbox:
             rest = 0 if self._ends or not self._mid_frame else self._frame_left
             self._drop_encoded()
         self._drop_data(rest)
+        self._is_behind = self._is_anything_unencoded()
         ends = len(self._ends) - len(self._other_ends)
         ends += sum(not cut for *_, cut in self._data)
         self.size = FRAME_COST * ends + rest + self._encoded_end - self._position
@@ -350,7 +355,7 @@ class Outbox:
         :param is_late: asked after each :data:`PIECE` that was deflated: no more of them if it
             returns true.
         """
-        if not self._is_encoded():
+        if self._is_behind:
             enough = self.deflated + _DEFLATE_STEP
             while True:
                 pause = self.deflated + PIECE
@@ -360,13 +365,9 @@ class Outbox:
                     break
             if self._deflated or not self._encoded:
                 self._append_deflated(False, False)
+            self._is_behind = self._is_anything_unencoded()
         self._handed_out = bool(self._encoded)
         return self._encoded
-
-    @property
-    def compresses(self) -> bool:
-        """Whether messages can be compressed."""
-        return self._deflater is not None
 
     def _encode_room(self) -> int:
         """Bytes after which no more is encoded."""
@@ -375,22 +376,22 @@ class Outbox:
     def written(self, count: int) -> bool:
         """The transport has taken the first *count* bytes of :meth:`buffers`; whether all."""
         self._handed_out = False
-        self.size -= count
-        self._position += count
+        self._position = position = self._position + count
         ends = self._ends
-        if self._position < self._encoded_end or self._other_ends or not ends:
-            self._written_in_part(count)
-        else:
-            # As a rule: all, and nothing but data.
-            self._mid_frame = ends[-1] < self._position
-            self._written_data += len(ends)
-            self.size -= FRAME_COST * len(ends)
-            self._encoded = []
-            self._ends = []
-        return not self._encoded
+        if position < self._encoded_end or self._other_ends or not ends:
+            return self._written_in_part(count)
+        # As a rule: all, and nothing but data.
+        done = len(ends)
+        self._mid_frame = ends[-1] < position
+        self._written_data += done
+        self.size -= FRAME_COST * done + count
+        self._encoded = []
+        self._ends = []
+        return True
 
-    def _written_in_part(self, count: int) -> None:
+    def _written_in_part(self, count: int) -> bool:
         """As :meth:`written`, whatever has been written."""
+        self.size -= count
         if count:
             self._encoded = _last_bytes(self._encoded, count)
             done = bisect_right(self._ends, self._position)
@@ -399,6 +400,7 @@ class Outbox:
             data = done - self._others_written(ends)
             self._written_data += data
             self.size -= FRAME_COST * data
+        return not self._encoded
 
     def _others_written(self, ends: list[int]) -> int:
         """How many of the frames with these *ends* are not the end of a data item."""

@@ -263,27 +263,28 @@ class Writer:
             if not self._outbox.is_empty():
                 self._start_task()
             return 0
-        self._begin_step()
         outbox = self._outbox
-        sent, deflated, work = self.bytes_sent, outbox.deflated, 0
-        took_all = is_more = True
+        if outbox.compresses:
+            self._begin_step()
+        sent, deflated = self.bytes_sent, outbox.deflated
+        took_all = True
         try:
-            while took_all and is_more and work < _STEP:
+            while True:
                 buffers = outbox.buffers(self._is_late)
                 if buffers or self._transport.has_unsent:
                     took_all = self._write_nowait(buffers)
-                is_more = not outbox.is_empty()
                 work = self.bytes_sent - sent + _DEFLATE_COST * (outbox.deflated - deflated)
-                if is_more and self._is_late():
+                is_more = not outbox.is_empty()
+                if not is_more or not took_all or work >= _STEP or self._is_late():
                     break
         except Exception as error:
             # Whatever it is, it must not reach the ticker, which writes for all streams.
             self._fail(error)
-        else:
-            if not took_all:
-                self._start_task()
-            elif is_more:
-                self.committed(gather=True)
+            return 0
+        if not took_all:
+            self._start_task()
+        elif is_more:
+            self.committed(gather=True)
         return work
 
     def _begin_step(self) -> None:
