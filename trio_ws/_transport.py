@@ -1,4 +1,4 @@
-"""What a WebSocket stream needs of the stream below it: two classes, one interface.
+"""What a WebSocket stream needs of the stream below it: one interface, and who has it.
 
 :class:`SocketTransport` is a POSIX ``trio.SocketStream`` and makes the system calls itself: it can
 write without waiting, and reads into a buffer that all streams of a thread share. With TLS on top
