@@ -116,7 +116,6 @@ class Outbox:
         "_committed_parts",
         "_controls",
         "_data",
-        "_deflated",
         "_deflater",
         "_encoded",
         "_encoded_end",
@@ -174,8 +173,6 @@ class Outbox:
         self._encoded_end = 0
         self._ends: list[int] = []
         self._other_ends: dict[int, _Boundary] = {}
-        # What has come of the first message and is in no frame yet.
-        self._deflated = b""
         self._mid_frame = False
         # Whether somebody is writing what buffers() has returned: those bytes count as sent.
         self._handed_out = False
@@ -359,19 +356,21 @@ class Outbox:
             enough = self.deflated + _DEFLATE_STEP
             while True:
                 pause = self.deflated + PIECE
-                while self._encode_room() >= 0 and self.deflated < pause and self._encode_next():
+                while (
+                    self._encode_room() >= 0
+                    and self.deflated < pause
+                    and self._encode_next(enough, is_late)
+                ):
                     pass
                 if self.deflated < pause or self.deflated >= enough or is_late():
                     break
-            if self._deflated or not self._encoded:
-                self._append_deflated(False, False)
             self._is_behind = self._is_anything_unencoded()
         self._handed_out = bool(self._encoded)
         return self._encoded
 
     def _encode_room(self) -> int:
         """Bytes after which no more is encoded."""
-        return AHEAD - _REFILL - (self._encoded_end - self._position) - len(self._deflated)
+        return AHEAD - _REFILL - (self._encoded_end - self._position)
 
     def written(self, count: int) -> bool:
         """The transport has taken the first *count* bytes of :meth:`buffers`; whether all."""
@@ -410,7 +409,7 @@ class Outbox:
             self._close_written = True
         return len(found)
 
-    def _encode_next(self) -> bool:
+    def _encode_next(self, enough: int, is_late: Callable[[], bool]) -> bool:
         """The next frame, or the next piece of a large one; False if there is none."""
         if self._frame_left:
             self._encode_payload()
@@ -423,7 +422,7 @@ class Outbox:
             self.control_size -= FRAME_COST + len(payload)
             self._encode_control(opcode, payload, _Boundary.CONTROL)
         elif self._data:
-            self._begin_data_frame()
+            self._begin_data_frame(enough, is_late)
         elif self._close is not None:
             self._encode_control(Opcode.CLOSE, self._close, _Boundary.CLOSE)
             self._close = None
@@ -434,7 +433,7 @@ class Outbox:
     def _encode_control(self, opcode: Opcode, payload: bytes, boundary: _Boundary) -> None:
         self._append(self._frame(opcode | FIN, payload), boundary)
 
-    def _begin_data_frame(self) -> None:
+    def _begin_data_frame(self, enough: int, is_late: Callable[[], bool]) -> None:
         opcode, payload, fin, compress, _ = self._data[0]
         if opcode is None:
             self._append(payload, _Boundary.DATA)
@@ -442,7 +441,7 @@ class Outbox:
             self._end_data()
             return
         if compress:
-            self._deflate_next()
+            self._deflate_next(enough, is_late)
             return
         offset = self._offset
         if len(payload) <= _COPY_BELOW and offset == 0 and self.max_frame_size is None:
@@ -500,8 +499,8 @@ class Outbox:
         self._frame_offset += length
         self._advance(length)
 
-    def _deflate_next(self) -> None:
-        """The next piece of a message that is compressed, in frames of its own."""
+    def _deflate_next(self, enough: int, is_late: Callable[[], bool]) -> None:
+        """Go on with a message that is compressed, in frames of its own."""
         opcode, payload, fin, compress, cut = self._data[0]
         offset = self._offset
         assert opcode is not None
@@ -513,36 +512,43 @@ class Outbox:
             # What is shared would be too many frames at once.
             self._data[0] = (opcode, payload, fin, True, cut)
             shared = None
-        piece = memoryview(payload)[offset : offset + size]
-        is_end = offset + len(piece) == len(payload)
-        final = fin and is_end
-        if shared is not None:
-            deflated = shared.piece(offset // PIECE)
-        else:
-            assert self._deflater is not None
-            deflated = self._deflater.deflate(piece, final, is_end)
-        self.deflated += FRAME_COST + len(piece)
-        self._deflated += deflated
-        if is_end or self.max_frame_size is not None:
-            self._append_deflated(final, is_end)
-        self._advance(len(piece))
+        deflated, end = self._deflate_pieces(shared, size, enough, is_late)
+        is_begin = offset == 0 and opcode is not Opcode.CONTINUATION
+        first_bits = opcode | RSV1 if is_begin else Opcode.CONTINUATION
+        is_end = end == len(payload)
+        self._append_frames(first_bits, deflated, fin and is_end, is_end)
+        self._advance(end - offset)
 
-    def _append_deflated(self, final: bool, is_end: bool) -> None:
-        """Frames for what has been deflated, the last of which may end the message, and the data
-        item.
-        """
-        payload, self._deflated = self._deflated, b""
-        if not payload and not is_end:
+    def _deflate_pieces(
+        self, shared: SharedDeflate | None, size: int, enough: int, is_late: Callable[[], bool]
+    ) -> tuple[bytes, int]:
+        """What comes of some pieces of the first message, and where the next one begins."""
+        _, payload, fin, _, _ = self._data[0]
+        view, length, end = memoryview(payload), len(payload), self._offset
+        deflater, room, deflated = self._deflater, self._encode_room(), b""
+        while True:
+            start, end = end, min(end + size, length)
+            if shared is not None:
+                deflated += shared.piece(start // PIECE)
+            else:
+                assert deflater is not None
+                is_end = end == length
+                deflated += deflater.deflate(view[start:end], fin and is_end, is_end)
+            self.deflated += FRAME_COST + end - start
+            if end == length:
+                break
+            if self.max_frame_size is not None or self.deflated >= enough:
+                break
+            if len(deflated) > room or is_late():
+                break
+        if not deflated and end < length:
             # All of it is in zlib still, as of zeros: something has to leave.
-            assert self._deflater is not None
-            payload = self._deflater.flush()
-        opcode, data, fin, compress, cut = self._data[0]
-        assert opcode is not None
-        first_bits: int = opcode
-        if opcode is not Opcode.CONTINUATION:
-            first_bits |= RSV1
-            if not is_end:
-                self._data[0] = (Opcode.CONTINUATION, data, fin, compress, cut)
+            assert deflater is not None
+            deflated = deflater.flush()
+        return deflated, end
+
+    def _append_frames(self, opcode: int, payload: bytes, final: bool, is_end: bool) -> None:
+        """Frames for *payload*, the last of which may end the message, and the data item."""
         step = self.max_frame_size or len(payload) or 1
         starts = range(0, len(payload) or 1, step)
         self.deflated += _FRAGMENT_COST * (len(starts) - 1)
@@ -550,10 +556,10 @@ class Outbox:
             is_last = start + step >= len(payload)
             fin_bit = FIN if final and is_last else 0
             self._append(
-                self._frame(fin_bit | first_bits, payload[start : start + step]),
+                self._frame(fin_bit | opcode, payload[start : start + step]),
                 _Boundary.DATA if is_end and is_last else _Boundary.FRAME,
             )
-            first_bits = Opcode.CONTINUATION
+            opcode = Opcode.CONTINUATION
 
     def _frame(self, first_byte: int, payload: Buffer) -> bytes:
         return pack_frame(first_byte, payload, self._keys() if self._keys else None)
