@@ -233,6 +233,19 @@ async def test_streams_that_have_much_to_write_share_ticks(ticks: TickCounter) -
     assert streams[0].flushes == [begin, begin + 2]
 
 
+async def test_many_streams_that_have_little_to_write_share_ticks(ticks: TickCounter) -> None:
+    ticker = current_ticker()
+    await quiet()
+    streams = [Stream(ticks, work=1) for _ in range(1000)]
+    for stream in streams:
+        ticker.flush_soon(stream)
+    begin = ticks.count + 1
+    await quiet()
+    flushes = [stream.flushes for stream in streams]
+    assert flushes == sorted([tick] for (tick,) in flushes)
+    assert [flushes.count([begin + tick]) for tick in range(4)] == [256, 256, 256, 232]
+
+
 async def test_who_asks_in_every_tick_is_flushed_in_the_same_or_the_next(
     ticks: TickCounter,
 ) -> None:

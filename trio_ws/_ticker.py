@@ -35,6 +35,9 @@ _FLUSH_STEP: Final = 1024 * 1024
 """Work of all the streams that are flushed in one tick; those for whom none is left wait for the
 next one."""
 
+_FLUSH_PRICE: Final = 4 * 1024
+"""What a stream counts in that beside its bytes: a step for those of a broadcast takes 2 ms."""
+
 FRAME_PRICE: Final = 2 * 1024
 """What a message costs of the budget beside its bytes."""
 
@@ -101,6 +104,8 @@ class Ticker:
         self._budget = DEFAULT_BUDGET
         self._left = DEFAULT_BUDGET
         self._dirty: dict[Flushable, None] = {}
+        # Those for whom the step before had nothing left, the next one last.
+        self._flushing: list[Flushable] = []
         self._sleeper = Sleeper()
         self._deadlines: list[tuple[float, int, Timer]] = []
         self._timers_set = 0
@@ -140,14 +145,10 @@ class Ticker:
     def _flush_step(self) -> None:
         """All that is dirty, unless that is too much for one step."""
         work_left = _FLUSH_STEP
-        streams, self._dirty = iter(self._dirty), {}
-        for stream in streams:
-            work_left -= stream.flush_now()
-            if work_left <= 0:
-                break
-        later = dict.fromkeys(streams)
-        if later:
-            self._dirty = later | self._dirty
+        streams = self._flushing = [*reversed(self._dirty), *self._flushing]
+        self._dirty = {}
+        while streams and work_left > 0:
+            work_left -= _FLUSH_PRICE + streams.pop().flush_now()
 
     # Deadlines
 
@@ -193,7 +194,7 @@ class Ticker:
             next_deadline = self._deadlines[0][0] if self._deadlines else math.inf
             with trio.CancelScope(deadline=next_deadline) as self._scope:
                 while True:
-                    if self._dirty:
+                    if self._dirty or self._flushing:
                         await trio.lowlevel.checkpoint()
                     else:
                         await self._sleeper.sleep()
