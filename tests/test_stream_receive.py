@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import tracemalloc
+from collections.abc import Awaitable, Callable
 from contextlib import suppress
 
 import pytest
@@ -33,7 +34,7 @@ from trio_ws import (
 )
 from trio_ws._frames import FRAME_COST
 from trio_ws._protocol import Role
-from trio_ws.testing import CancelProbe, cancel_every_step, websocket_pair
+from trio_ws.testing import CancelProbe, cancel_every_step, set_budget, websocket_pair
 
 ROLES = pytest.mark.parametrize("role", list(Role), ids=lambda role: role.value)
 KIB = 1024
@@ -167,6 +168,23 @@ async def test_nobody_barges_in_on_a_receiver_that_waits(nursery: trio.Nursery) 
     await peer.send(Frame(CONTINUATION, b"gun"), *texts("next"))
     assert await first.result() == "begun"
     assert await second.result() == ("next", True)
+
+
+@pytest.mark.parametrize("receive", [WebSocketStream.receive, WebSocketStream.__anext__])
+async def test_who_lets_others_run_and_finds_the_message_taken_waits_for_the_next(
+    receive: Callable[[WebSocketStream], Awaitable[str | bytes]], nursery: trio.Nursery
+) -> None:
+    ws, peer = await open_with_peer(nursery, Role.SERVER)
+    await peer.send(*texts("1"))
+    await trio.testing.wait_all_tasks_blocked()
+    set_budget(1)
+    calls: list[Call[str | bytes]] = [Call(), Call()]
+    for call in calls:
+        nursery.start_soon(call.run, receive, ws)
+    await trio.testing.wait_all_tasks_blocked()
+    assert sorted(call.is_over for call in calls) == [False, True]
+    await peer.send(*texts("2"))
+    assert {await call.result() for call in calls} == {"1", "2"}
 
 
 async def test_a_cancelled_receiver_leaves_its_place_to_the_next(nursery: trio.Nursery) -> None:

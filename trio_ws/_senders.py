@@ -70,7 +70,7 @@ class Senders:
     :param max_size: bytes in the outbox above which they wait.
     :param sent_ping: called with the sender of each ping that is committed.
     :ivar limit: a whole message may be committed right now, without waiting, if the outbox is
-        smaller than this: :attr:`max_size`, or 0 while others go first. So every send has one thing
+        smaller than this: *max_size*, or 0 while others go first. So every send has one thing
         to look at.
     """
 
@@ -97,13 +97,8 @@ class Senders:
         self._max_size = max_size
         self.limit = max_size
 
-    @property
-    def max_size(self) -> int:
-        """Bytes in the outbox above which they wait. It may be changed."""
-        return self._max_size
-
-    @max_size.setter
-    def max_size(self, max_size: int) -> None:
+    def set_max_size(self, max_size: int) -> None:
+        """Change it: they wait while the outbox has more bytes than that."""
         self._max_size = max_size
         self._set_limit()
 

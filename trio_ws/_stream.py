@@ -347,7 +347,7 @@ class WebSocketStream(trio.abc.Channel[str | bytes]):
             self._control_callback = _in_this_context(options.control_callback)
         self._protocol.max_message_size = options.max_message_size
         self._outbox.max_frame_size = options.max_frame_size
-        self._senders.max_size = options.max_outbox_size
+        self._senders.set_max_size(options.max_outbox_size)
         self._deadlines.timeouts = options.timeouts
         self._set_timer()
         self._wake_reader_if_room()
