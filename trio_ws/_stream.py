@@ -939,8 +939,6 @@ class WebSocketStream(trio.abc.Channel[str | bytes]):
         except Exception as error:
             self._lose(error)
             return False
-        if transport.has_unsent:
-            self._write_committed()
         if data is not None:
             self._take(data, room, now)
         protocol = self._protocol

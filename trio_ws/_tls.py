@@ -156,6 +156,8 @@ class TlsTransport(SocketTransport):
                 # It answers something of TLS itself, or says what is wrong.
                 with suppress(OSError):
                     self._send()
+                # If not all has left, it is for the reader to let the writer know.
+                self.can_watch &= not self.has_unsent
         return None if count is None else room[:count]
 
     def _read_records(self, room: memoryview) -> int | None:
