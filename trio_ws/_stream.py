@@ -942,9 +942,10 @@ class WebSocketStream(trio.abc.Channel[str | bytes]):
         if data is not None:
             self._take(data, room, now)
         protocol = self._protocol
-        if protocol.stalled or not transport.can_watch:
+        if protocol.stalled or protocol.state not in RECEIVING or not transport.can_watch:
             return False
-        return protocol.state in RECEIVING and self._room() > 0
+        nothing_waits = not self._inbox.size and not protocol.in_message
+        return nothing_waits or self._room() > 0
 
     def _take(self, data: Buffer, room: int, now: float) -> None:
         """Bytes that the transport has brought; none if it has ended."""
