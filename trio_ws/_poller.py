@@ -88,7 +88,7 @@ class Poller:
         """
         watch = _Watch(descriptor, step)
         self._add(watch)
-        await watch.park(lambda *_: self._remove(watch))
+        await watch.wait(lambda *_: self._remove(watch))
 
     def _add(self, watch: _Watch) -> None:
         epoll = self.start()

@@ -64,8 +64,8 @@ class Receivers:
         """
         return None if self.waiting else self._next_part(max_bytes)
 
-    def wait(self, receiver: Receiver) -> Awaitable[object]:
-        """Wait for the turn; then :meth:`Receiver.check` raises what :meth:`refuse` gave.
+    def wait(self, receiver: Receiver) -> Awaitable[None]:
+        """Wait for the turn. Raises what :meth:`refuse` gives.
 
         Cancellation takes the receiver out of the queue, and nothing has happened.
         """

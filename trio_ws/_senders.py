@@ -149,7 +149,7 @@ class Senders:
         if self._open is not None and self._open.task is sender.task:
             self._data.move_to_end(sender.task, last=False)
         self._set_limit()
-        await sender.park(self._forget_data)
+        await sender.wait(self._forget_data)
 
     def _forget_data(self, task: Task, default: None) -> None:
         """For a cancelled task: it waits no more to commit."""

@@ -401,7 +401,6 @@ class WebSocketStream(trio.abc.Channel[str | bytes]):
         if message is None:
             receiver = Receiver(True, None)
             await self._wait_to_receive(receiver)
-            receiver.check()
             message = receiver.message
         if decode is False and isinstance(message, str):
             return message.encode()
@@ -418,7 +417,6 @@ class WebSocketStream(trio.abc.Channel[str | bytes]):
         receiver = Receiver(True, None)
         try:
             await self._wait_to_receive(receiver)
-            receiver.check()
         except trio.EndOfChannel:
             raise StopAsyncIteration from None
         return receiver.message
@@ -463,7 +461,6 @@ class WebSocketStream(trio.abc.Channel[str | bytes]):
             return part
         receiver = Receiver(False, max_bytes)
         await self._wait_to_receive(receiver)
-        receiver.check()
         return receiver.message, receiver.fin
 
     def _take_message(self) -> str | bytes | None:
@@ -478,7 +475,7 @@ class WebSocketStream(trio.abc.Channel[str | bytes]):
             self._wake_reader_if_room()
         return message
 
-    def _wait_to_receive(self, receiver: Receiver) -> Awaitable[object]:
+    def _wait_to_receive(self, receiver: Receiver) -> Awaitable[None]:
         if self._released or self._protocol.state not in RECEIVING:
             return self._raise_end()
         return self._receivers.wait(receiver)
@@ -704,7 +701,7 @@ class WebSocketStream(trio.abc.Channel[str | bytes]):
         sender = ControlSender(Opcode.PING, data)
         if self._senders.send_control(sender):
             self._write_committed()
-        await sender.park(self._forget_ping)
+        await sender.wait(self._forget_ping)
         return sender.round_trip
 
     @enable_ki_protection
@@ -725,7 +722,7 @@ class WebSocketStream(trio.abc.Channel[str | bytes]):
         if self._senders.send_control(sender):
             self._write_committed()
         else:
-            await sender.park(self._senders.forget_control)
+            await sender.wait(self._senders.forget_control)
 
     def _forget_ping(self, task: trio.lowlevel.Task, default: None) -> None:
         self._senders.forget_control(task, default)

@@ -202,7 +202,7 @@ class Writer:
             if self._flushers is NOBODY:
                 self._flushers = OrderedDict()
             self._flushers[flusher.task] = flusher
-            await flusher.park(self._flushers.pop)
+            await flusher.wait(self._flushers.pop)
 
     def refuse_flushers(self, make_error: Callable[[], Exception]) -> None:
         """What they wait for will not happen: each gets an error of its own."""
