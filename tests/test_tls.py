@@ -301,6 +301,16 @@ async def test_of_many_records_no_more_is_received_than_is_asked_for(
     assert transport.can_watch
 
 
+async def test_of_very_small_records_a_step_takes_some(ends: Ends, nursery: trio.Nursery) -> None:
+    transport, peer = await ends.open(Role.SERVER, nursery)
+    await peer.send_records(b"".join(peer.encrypt(LARGE[at : at + 1]) for at in range(1000)))
+    data = bytes(await transport.receive())
+    assert len(data) < 500
+    assert not transport.can_watch
+    assert data + await receive_exactly(transport, 1000 - len(data)) == LARGE[:1000]
+    assert transport.can_watch
+
+
 async def test_what_came_with_the_end_of_the_opening_handshake_is_not_lost(
     ends: Ends, nursery: trio.Nursery
 ) -> None:
