@@ -6,6 +6,7 @@ import os
 import socket
 import sys
 import tracemalloc
+import weakref
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
@@ -402,6 +403,14 @@ async def test_every_call_on_a_closed_stream_can_be_cancelled_too(
         scope.cancel()
         await call(client)
     assert scope.cancelled_caught
+
+
+async def test_an_application_can_note_on_a_stream_what_it_wants(nursery: trio.Nursery) -> None:
+    client, _ = await websocket_pair(nursery)
+    vars(client)["user"] = "Ada"
+    assert getattr(client, "user", None) == "Ada"
+    streams = weakref.WeakSet([client])
+    assert client in streams
 
 
 async def send_with_no_budget(probe: CancelProbe) -> None:

@@ -145,7 +145,10 @@ class WebSocketStream(trio.abc.Channel[str | bytes]):
     terminal cancellation, everything raises ``trio.ClosedResourceError``.
     """
 
+    # With as many attributes CPython looks each of them up in a dict, unless they have slots; those
+    # that the application adds are in a dict as everywhere.
     __slots__ = (
+        "__dict__",
         "__weakref__",
         "_bytes_received",
         "_cause",
