@@ -243,11 +243,9 @@ class Outbox:
         None, and nothing has happened, if it is not: then it is for :meth:`commit_data`. Whoever
         has the frame writes it, and gives what is left of it to :meth:`put_back`.
         """
-        if self._encoded or self._data or len(payload) > _COPY_BELOW:
+        if self._encoded or self._is_behind:
             return None
-        if self._controls or self._pong is not None or self._close is not None:
-            return None
-        if self.max_frame_size is not None:
+        if len(payload) > _COPY_BELOW or self.max_frame_size is not None:
             return None
         self._committed_data += 1
         self._written_data += 1
