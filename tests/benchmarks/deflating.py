@@ -124,7 +124,10 @@ MESSAGES = {
 def deflate(codec: Deflater, message: bytes) -> bytes:
     last = (len(message) - 1) // PIECE * PIECE
     return b"".join(
-        [codec.deflate(message[at : at + PIECE], at == last) for at in range(0, last + 1, PIECE)]
+        [
+            codec.deflate(message[at : at + PIECE], at == last, at == last)
+            for at in range(0, last + 1, PIECE)
+        ]
     )
 
 
