@@ -209,11 +209,14 @@ async def open_with_peer(
 
 
 async def make_streams(kind: str) -> Streams:
-    """The two ends of a transport: ``memory``, ``socket``, ``watched`` or ``tcp``."""
+    """The two ends of a transport: ``memory``, ``socket``, ``watched``, ``alone`` or ``tcp``."""
     if kind == "memory":
         return trio.testing.memory_stream_pair()
     if kind == "watched":
         make_crowd()
+        return await make_streams("socket")
+    if kind == "alone":
+        make_alone()
         return await make_streams("socket")
     if kind == "socket":
         left, right = socket.socketpair()
@@ -229,6 +232,11 @@ def make_crowd() -> None:
     """Have the sockets of this run read by the poller, as those of many streams are."""
     for _ in range(100):
         current_poller().join()
+
+
+def make_alone() -> None:
+    """Have the sockets of this run read by their streams' own tasks: not all systems have epoll."""
+    current_poller().can_watch = False
 
 
 async def tcp_pair() -> tuple[trio.SocketStream, trio.SocketStream]:

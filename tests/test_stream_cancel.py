@@ -34,7 +34,7 @@ from trio_ws._protocol import Role
 from trio_ws.testing import FaultyStream, websocket_pair
 
 ROLES = pytest.mark.parametrize("role", list(Role), ids=lambda role: role.value)
-KINDS = pytest.mark.parametrize("kind", ["memory", "socket", "watched"])
+KINDS = pytest.mark.parametrize("kind", ["memory", "socket", "watched", "alone"])
 
 FILLER = bytes(3_000_000)
 """More than a socket takes whose peer does not read."""

@@ -36,7 +36,7 @@ from trio_ws._protocol import Role
 from trio_ws.testing import NO_TIMEOUTS, FaultyStream, websocket_pair
 
 ROLES = pytest.mark.parametrize("role", list(Role), ids=lambda role: role.value)
-KINDS = pytest.mark.parametrize("kind", ["memory", "socket", "watched"])
+KINDS = pytest.mark.parametrize("kind", ["memory", "socket", "watched", "alone"])
 CLOSERS = pytest.mark.parametrize("closer", ["client", "server"])
 
 SEVEN_SECONDS = Timeouts(handshake=7, idle=None, keep_alive_pings=False)

@@ -44,7 +44,7 @@ from trio_ws._protocol import Role
 from trio_ws.testing import FaultyStream
 
 ROLES = pytest.mark.parametrize("role", list(Role), ids=lambda role: role.value)
-KINDS = pytest.mark.parametrize("kind", ["memory", "socket", "watched"])
+KINDS = pytest.mark.parametrize("kind", ["memory", "socket", "watched", "alone"])
 
 Call = Callable[[WebSocketStream], Awaitable[object]]
 

@@ -27,7 +27,6 @@ from raw_peer import (
     Frame,
     RawPeer,
     close_frame,
-    make_crowd,
     make_streams,
     open_with_peer,
     reset,
@@ -46,7 +45,7 @@ RECORD = 16 * KIB
 LARGE = bytes(range(256)) * (4 * KIB)
 
 ROLES = pytest.mark.parametrize("role", list(Role), ids=lambda role: role.value)
-WATCHED = pytest.mark.parametrize("watched", [False, True], ids=["alone", "watched"])
+SOCKETS = pytest.mark.parametrize("sockets", ["socket", "watched", "alone"])
 
 
 class Peer(trio.abc.Stream):
@@ -546,10 +545,12 @@ async def open_direct(
     role: Role,
     nursery: trio.Nursery,
     stream_nursery: trio.Nursery | None = None,
+    *,
+    sockets: str = "socket",
     **options: Unpack[StreamKeywords],
 ) -> tuple[trio_ws.WebSocketStream, RawPeer]:
     """A stream, for which the kernel takes but a few KiB, and a peer, both over TLS."""
-    ours, theirs = await make_streams("socket")
+    ours, theirs = await make_streams(sockets)
     assert isinstance(ours, trio.SocketStream)
     ours.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1)
     peer_role = Role.SERVER if role is Role.CLIENT else Role.CLIENT
@@ -560,14 +561,12 @@ async def open_direct(
 
 
 @ROLES
-@WATCHED
+@SOCKETS
 async def test_records_wait_for_room_in_the_inbox(
-    watched: bool, role: Role, ends: Ends, nursery: trio.Nursery
+    sockets: str, role: Role, ends: Ends, nursery: trio.Nursery
 ) -> None:
     """Then there may be nothing that the kernel could say of them."""
-    if watched:
-        make_crowd()
-    ws, peer = await open_direct(ends, role, nursery, max_inbox_size=1)
+    ws, peer = await open_direct(ends, role, nursery, sockets=sockets, max_inbox_size=1)
     for number in range(5):
         await peer.send(Frame(TEXT, b"%d" % number * 10_000))
     nursery.start_soon(peer.send, Frame(BINARY, LARGE))
@@ -705,13 +704,11 @@ async def test_a_client_proves_who_it_is_when_it_is_asked(
     assert peer.tls.getpeercert()
 
 
-@WATCHED
+@SOCKETS
 async def test_an_answer_of_the_engine_that_the_kernel_does_not_take_is_written_later(
-    watched: bool, authenticating: Ends, nursery: trio.Nursery
+    sockets: str, authenticating: Ends, nursery: trio.Nursery
 ) -> None:
-    if watched:
-        make_crowd()
-    ours, theirs = await make_streams("socket")
+    ours, theirs = await make_streams(sockets)
     assert isinstance(ours, trio.SocketStream)
     assert isinstance(theirs, trio.SocketStream)
     peer = Peer(theirs, Role.SERVER, authenticating.contexts[Role.SERVER])

@@ -28,9 +28,11 @@ DETERMINISTIC_KINDS = (
     "split",
     "socket",
     "watched",
+    "alone",
     "tls_memory",
     "direct_tls",
     "watched_tls",
+    "alone_tls",
 )
 """Those with which everything that can happen has happened once all tasks are blocked."""
 
@@ -45,8 +47,8 @@ async def connect(
         return _secure(await open_streams("tcp", nursery), client_tls, server_tls)
     if kind == "tls_memory":
         return _secure(await open_streams("memory", nursery), client_tls, server_tls)
-    if kind in ("direct_tls", "watched_tls"):
-        below = "watched" if kind == "watched_tls" else "socket"
+    if kind in ("direct_tls", "watched_tls", "alone_tls"):
+        below = kind.removesuffix("_tls").replace("direct", "socket")
         client, server = await open_streams(below, nursery)
         return start_tls(client, client_tls, "localhost"), start_tls(server, server_tls)
     return await open_streams(kind, nursery)

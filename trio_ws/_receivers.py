@@ -8,10 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 
+import trio
 from trio.lowlevel import Task
 
 from ._inbox import Inbox
 from ._payloads import Message
+from ._poller import Poller, Watch
 from ._protocol import Protocol
 from ._waiting import Sleeper, Waiter, call_nobody
 
@@ -19,7 +21,7 @@ from ._waiting import Sleeper, Waiter, call_nobody
 class Receiver(Waiter):
     """The current task, in ``receive`` or, if not *whole*, in ``receive_some``."""
 
-    __slots__ = ("fin", "max_bytes", "message", "whole")
+    __slots__ = ("fin", "leads", "max_bytes", "message", "whole")
 
     def __init__(self, whole: bool, max_bytes: int | None) -> None:
         super().__init__()
@@ -29,6 +31,15 @@ class Receiver(Waiter):
         """What it was handed."""
         self.fin = True
         """Whether that ends the message."""
+        self.leads: Watch | None = None
+        """What it reads itself."""
+
+    def wake(self) -> None:
+        watch, self.leads = self.leads, None
+        if watch is None:
+            trio.lowlevel.reschedule(self.task, self)
+        else:
+            watch.call_off()
 
 
 class Receivers:
@@ -73,6 +84,22 @@ class Receivers:
         if self._reader.task is not None:
             self._on_waiting()
         return receiver.wait(self._forget)
+
+    async def lead(self, receiver: Receiver, poller: Poller, watch: Watch) -> None:
+        """Wait as the first one, and read meanwhile what *poller* would; else as :meth:`wait`."""
+        self.waiting.append(receiver)
+        receiver.leads = watch
+        try:
+            await poller.lead(watch, receiver)
+        except BaseException:
+            self._forget(receiver.task, None)
+            raise
+        if receiver.leads is None:
+            receiver.unwrap()
+        else:
+            # The reader goes on.
+            receiver.leads = None
+            await receiver.wait(self._forget)
 
     def _forget(self, task: Task, _: None) -> None:
         """Take a cancelled task out of the queue."""

@@ -5,7 +5,9 @@ Theory of operation
 
 A background task, the reader, reads the transport while the inbox has room, decodes, hands messages
 to the tasks that wait in ``receive``, answers pings, resolves pongs, and drives the closing
-handshake. All that happens between two of its awaits is one step that nobody sees half done.
+handshake. All that happens between two of its awaits is one step that nobody sees half done. While
+it is only one read after the other, of a socket, the reader sleeps and others take these steps for
+it: see :mod:`trio_ws._poller`.
 
 A ``send`` commits: it puts its message into the outbox in one synchronous step, after its last
 await. Before that step it can be cancelled without a trace; after it there is nothing to cancel.
@@ -14,9 +16,9 @@ wakes it. A ``receive`` is the mirror image: its message is handed over in the s
 
 What was committed is the business of :class:`trio_ws._writer.Writer` from then on.
 
-Who owns what: the reader alone calls ``Protocol.decode`` and closes the transport, but for terminal
-cancellation, which must close it at once. ``_conclude`` is the one place where waiting tasks learn
-that the connection is over.
+Who owns what: the reader alone, or who reads for it, calls ``Protocol.decode``. The reader closes
+the transport, but for terminal cancellation, which must close it at once. ``_conclude`` is the one
+place where waiting tasks learn that the connection is over.
 """
 
 from __future__ import annotations
@@ -479,8 +481,17 @@ class WebSocketStream(trio.abc.Channel[str | bytes]):
         return message
 
     def _wait_to_receive(self, receiver: Receiver) -> Awaitable[None]:
+        """Wait in turn; who is the first does the reading itself, if that pays."""
         if self._released or self._protocol.state not in RECEIVING:
             return self._raise_end()
+        if not (self._receivers.waiting or self._poller.is_crowded):
+            try:
+                watch = self._transport.watched_by(self._poller)
+            except trio.ClosedResourceError as error:
+                self._give_up(error)
+            else:
+                if watch is not None:
+                    return self._receivers.lead(receiver, self._poller, watch)
         return self._receivers.wait(receiver)
 
     async def _raise_end(self) -> None:
@@ -910,8 +921,11 @@ class WebSocketStream(trio.abc.Channel[str | bytes]):
             if protocol.stalled:
                 self._handle(protocol.decode(b"", room))
                 continue
-            if self._poller.is_crowded and transport.can_watch:
-                await transport.watch(self._poller, self._read_available)
+            if self._poller.can_watch and transport.can_watch:
+                try:
+                    await transport.watch(self._poller, self._read_available)
+                except trio.ClosedResourceError as closed:
+                    self._lose(closed)
                 continue
             data: Buffer | None = None
             error: Exception | None = None
@@ -932,7 +946,9 @@ class WebSocketStream(trio.abc.Channel[str | bytes]):
                 self._take(data, self._room(), trio.current_time())
 
     def _read_available(self, now: float) -> bool:
-        """One read, in the poller's task; whether the next one needs nothing of the reader."""
+        """One read, in the poller's task or a leader's; whether the next one needs nothing of the
+        reader.
+        """
         transport, room = self._transport, self._room()
         try:
             data = transport.receive_nowait(self._receive_limit(room))

@@ -22,7 +22,7 @@ from typing import Final, TypeGuard
 import trio
 
 from ._frames import Buffer
-from ._poller import Poller
+from ._poller import Poller, Watch
 
 RECEIVE_SIZE: Final = 256 * 1024
 """Bytes that one system call reads at most."""
@@ -95,6 +95,13 @@ class Transport(abc.ABC):
     def watch(self, poller: Poller, step: Callable[[float], bool]) -> Awaitable[None]:
         """Have *step* called whenever :meth:`receive_nowait` is worth a try: :class:`Poller`."""
 
+    def watched_by(self, poller: Poller) -> Watch | None:
+        """How *poller* watches it, or None if it does not.
+
+        Raises ``trio.ClosedResourceError`` if somebody else has closed it.
+        """
+        return None
+
     @abc.abstractmethod
     def receive_nowait(self, max_bytes: int) -> Buffer | None:
         """Bytes from the peer, empty at EOF; None if it was not worth it, and more is to come.
@@ -161,7 +168,11 @@ class SocketTransport(Transport):
         )
 
     def watch(self, poller: Poller, step: Callable[[float], bool]) -> Awaitable[None]:
-        return poller.watch(_fileno(self._socket), step)
+        _fileno(self._socket)
+        return poller.watch(self._socket, step)
+
+    def watched_by(self, poller: Poller) -> Watch | None:
+        return poller.find(self._socket)
 
     def receive_nowait(self, max_bytes: int) -> Buffer | None:
         try:
@@ -209,10 +220,10 @@ class SocketTransport(Transport):
                 socket.IPPROTO_TCP, _UNSENT_OPTION, _LARGE_UNSENT if writes_large else _UNSENT
             )
 
-    def _wait_writable(self) -> Awaitable[None]:
-        return trio.lowlevel.wait_writable(  # noqa: ASYNC105 (the caller does)
-            _fileno(self._socket)
-        )
+    async def _wait_writable(self) -> None:
+        # It is also woken when a leader is called off; the write finds out what is so.
+        with suppress(trio.ClosedResourceError):
+            await trio.lowlevel.wait_writable(_fileno(self._socket))
 
     async def write(self, buffers: Sequence[Buffer]) -> int:
         while True:

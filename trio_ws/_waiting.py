@@ -65,7 +65,7 @@ class Waiter(Outcome[None]):
     def refuse(self, error: BaseException) -> None:
         """The work can not be done any more: let :meth:`wait` raise *error*."""
         self._error = error
-        trio.lowlevel.reschedule(self.task, self)
+        self.wake()
 
     def unwrap(self) -> None:
         """What :meth:`wait` returns or raises; Trio calls it."""
