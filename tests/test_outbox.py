@@ -22,7 +22,7 @@ from trio_ws._frames import (
     pack_header,
     parse_header,
 )
-from trio_ws._outbox import AHEAD, Outbox
+from trio_ws._outbox import AHEAD, AHEAD_OF_FRAGMENTS, Outbox
 from trio_ws._protocol import Close, Event, Ping, Pong, Protocol, Role
 
 CONTINUATION, TEXT, BINARY = Opcode.CONTINUATION, Opcode.TEXT, Opcode.BINARY
@@ -268,7 +268,7 @@ def test_max_frame_size_may_change_and_counts_from_the_next_frame_on(masked: boo
 @BOTH
 def test_max_frame_size_may_be_lifted_in_the_middle_of_a_small_message(masked: bool) -> None:
     box = outbox(masked, max_frame_size=1000)
-    messages: list[Event] = [pattern(AHEAD - 18_344), pattern(3000), b"next"]
+    messages: list[Event] = [pattern(AHEAD_OF_FRAGMENTS - 17_236), pattern(3000), b"next"]
     for message in messages:
         assert isinstance(message, bytes)
         box.commit_data(BINARY, message, True)
@@ -395,15 +395,20 @@ def test_a_large_payload_without_a_mask_is_not_copied() -> None:
     assert peer_decodes(wire, masked=False) == [payload]
 
 
-@pytest.mark.parametrize("max_frame_size", [None, AHEAD // 2 + 1])
-@pytest.mark.parametrize("step", [1, 1000, AHEAD - 1, AHEAD])
-def test_no_more_is_masked_ahead_than_that(max_frame_size: int | None, step: int) -> None:
+@pytest.mark.parametrize(
+    ("max_frame_size", "ahead"),
+    [(None, AHEAD), (AHEAD_OF_FRAGMENTS // 2 + 1, AHEAD_OF_FRAGMENTS)],
+)
+@pytest.mark.parametrize("step", [1, 1000, AHEAD_OF_FRAGMENTS, AHEAD - 1, AHEAD])
+def test_no_more_is_masked_ahead_than_that(
+    max_frame_size: int | None, ahead: int, step: int
+) -> None:
     box = outbox(masked=True, max_frame_size=max_frame_size)
     box.commit_data(BINARY, bytes(200 * AHEAD), True)
     for _ in range(150):
         buffers = box.buffers()
         length = sum(map(len, buffers))
-        assert 3 * AHEAD // 4 <= length <= AHEAD
+        assert 3 * ahead // 4 <= length <= ahead
         assert len(buffers) <= 16, "pieces are not tiny, even if the transport takes tiny ones"
         box.written(min(step, length))
 
@@ -629,12 +634,13 @@ def test_dropping_in_a_large_message_ends_its_frame(
 ) -> None:
     whole = drain(large(masked, max_frame_size))
     begun = Begun(whole)
-    around = [*frame_ends(whole), *range(0, len(whole), AHEAD)]
+    step = AHEAD if max_frame_size is None else 3 * AHEAD_OF_FRAGMENTS // 4
+    around = [*frame_ends(whole), *range(0, len(whole), step)]
     positions = {place + offset for place in around for offset in range(-16, 17)}
     for position in positions & set(range(1, len(whole) + 1)):
         box = large(masked, max_frame_size)
-        wire = b"".join(take(box, AHEAD) for _ in range(position // AHEAD))
-        wire += take(box, position % AHEAD)
+        wire = b"".join(take(box, step) for _ in range(position // step))
+        wire += take(box, position % step)
         box.commit_data(BINARY, b"not sent", True)
         box.commit_control(PING, b"not sent")
         box.drop_unsent()

@@ -25,7 +25,7 @@ from raw_peer import (
 from transports import DETERMINISTIC_KINDS, fill, open_streams
 
 from trio_ws import ConnectionClosedError, ConnectionClosedOK, Opcode, Timeouts
-from trio_ws._outbox import AHEAD
+from trio_ws._outbox import AHEAD_OF_FRAGMENTS
 from trio_ws._pings import fresh_payload
 from trio_ws._protocol import Role
 from trio_ws.testing import NO_TIMEOUTS, FaultyStream, websocket_pair
@@ -310,7 +310,8 @@ async def test_a_ping_passes_data_at_the_next_frame_boundary(nursery: trio.Nurse
         frame = await peer.receive()
         assert frame is not None
         opcodes.append(frame.opcode)
-    assert (opcodes.index(PING) - 1) * 50_000 < AHEAD, "what has been encoded, no more"
+    encoded = (opcodes.index(PING) - 1) * 50_000
+    assert encoded < AHEAD_OF_FRAGMENTS, "what has been encoded, no more"
     assert len(opcodes) == 21
     await peer.send(*pongs(b"1"))
     await call.result()

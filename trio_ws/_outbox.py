@@ -4,7 +4,8 @@ Theory of operation
 -------------------
 
 What is committed is a message, not its bytes. :meth:`Outbox.buffers` turns messages into frames,
-but never more than 256 KiB ahead of what the transport has taken: a message of any size is masked
+but never more than 256 KiB ahead of what the transport has taken, or 64 KiB where the application
+has messages cut into frames, so that control frames can pass: a message of any size is masked
 piece by piece, and never held twice. A message that is to be compressed is deflated piece by piece
 too; and at each call only so much, since what comes of it says nothing of the time that it takes.
 What has come of it goes into frames of its own, so that control frames pass there as well.
@@ -38,7 +39,11 @@ from ._frames import (
 )
 
 AHEAD: Final = 256 * 1024
-"""Bytes that are encoded before the transport has taken those before them."""
+"""Bytes that are encoded before the transport has taken those before them: as many as one read
+brings, so that one write can answer it."""
+
+AHEAD_OF_FRAGMENTS: Final = 64 * 1024
+"""The same, where messages are cut into frames: pings and pongs are to pass."""
 
 _DEFLATE_STEP: Final = 64 * 1024
 """Bytes that are deflated for one call of :meth:`Outbox.buffers`, unless they take too long: half a
@@ -227,7 +232,7 @@ class Outbox:
         size, end = len(frame), self._encoded_end
         self._committed_data += 1
         self.size += FRAME_COST + size
-        if self._is_behind or self._handed_out or end - self._position > AHEAD - _REFILL:
+        if self._is_behind or self._handed_out or self._encode_room() < 0:
             self._data = self._data or deque()
             self._data.append((None, frame, True, False, False))
             self._is_behind = True
@@ -368,7 +373,12 @@ class Outbox:
 
     def _encode_room(self) -> int:
         """Bytes after which no more is encoded."""
-        return AHEAD - _REFILL - (self._encoded_end - self._position)
+        return self._ahead() - _REFILL
+
+    def _ahead(self) -> int:
+        """Bytes that may still be encoded."""
+        most = AHEAD if self.max_frame_size is None else AHEAD_OF_FRAGMENTS
+        return most - (self._encoded_end - self._position)
 
     def written(self, count: int) -> bool:
         """The transport has taken the first *count* bytes of :meth:`buffers`; whether all."""
@@ -483,7 +493,7 @@ class Outbox:
         """The next piece of a frame too large to be copied."""
         _, payload, _, _, cut = self._data[0]
         key = self._frame_key
-        most = _UNMASKED_PIECE if key is None else AHEAD - (self._encoded_end - self._position)
+        most = _UNMASKED_PIECE if key is None else self._ahead()
         length = min(self._frame_left, most)
         chunk = memoryview(payload)[self._offset : self._offset + length]
         self._frame_left -= length
