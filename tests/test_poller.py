@@ -148,6 +148,33 @@ async def test_a_step_may_cancel_who_watches_another_socket(nursery: trio.Nurser
     two.close()
 
 
+@pytest.mark.parametrize("is_led", [False, True])
+@pytest.mark.parametrize("error", [None, ValueError("no")])
+async def test_a_step_may_cancel_who_watches_its_own_socket(
+    error: Exception | None, is_led: bool, watched: Watched, nursery: trio.Nursery
+) -> None:
+    def step(now: float) -> bool:
+        watched.step(now)
+        watching.cancel()
+        if error is not None:
+            raise error
+        return False
+
+    watching = await begin(nursery, watched.poller.watch, watched.ours, step)
+    if is_led:
+        leading = await begin(nursery, Leading(watched).lead)
+    watched.theirs.send(b"1")
+    await trio.testing.wait_all_tasks_blocked()
+    assert watching.was_cancelled
+    if is_led:
+        await leading.result()
+    await begin(nursery, watched.watch)
+    watched.theirs.send(b"end")
+    await trio.testing.wait_all_tasks_blocked()
+    assert watched.received == [b"1", b"end"]
+    watched.close()
+
+
 async def read_many(count: int, nursery: trio.Nursery) -> set[int]:
     """Watch as many sockets, each of which has something to read; how many had been read at the
     end of each tick.
@@ -517,6 +544,24 @@ async def test_streams_are_watched_while_there_are_many(nursery: trio.Nursery) -
     for stream in streams:
         await stream.aclose()
     assert not poller.is_crowded
+
+
+@pytest.mark.parametrize("kind", ["watched", "socket"])
+async def test_a_callback_may_cancel_the_nursery_of_its_stream(
+    kind: str, nursery: trio.Nursery
+) -> None:
+    async with trio.open_nursery() as inner:
+        ws, peer = await open_with_peer(
+            inner,
+            Role.SERVER,
+            await make_streams(kind),
+            control_callback=lambda _, payload: inner.cancel_scope.cancel(),
+        )
+        receiving = await begin(nursery, ws.receive)
+        await peer.send(Frame(Opcode.PING, b""), Frame(Opcode.CLOSE, b""))
+    with pytest.raises(trio.ClosedResourceError):
+        await receiving.result()
+    await peer.stream.aclose()
 
 
 @ROLES

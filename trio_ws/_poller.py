@@ -226,11 +226,13 @@ class Poller:
         try:
             goes_on = watch.step(now)
         except BaseException as error:  # noqa: ASYNC103 (watch() raises it)
-            # It belongs to the reader: this task works for all streams.
-            self._remove(watch)
-            watch.refuse(error)
+            # It belongs to the reader: this task works for all streams. But the step calls the
+            # application, which may have cancelled the reader.
+            if watch.is_active:
+                self._remove(watch)
+                watch.refuse(error)
         else:
-            if not goes_on:
+            if watch.is_active and not goes_on:
                 self._remove(watch)
                 watch.wake()
 
