@@ -736,6 +736,80 @@ async def test_an_answer_of_the_engine_that_the_kernel_does_not_take_is_written_
         await each.aclose()
 
 
+async def open_authenticating(
+    authenticating: Ends, nursery: trio.Nursery, sockets: str
+) -> tuple[trio_ws.WebSocketStream, RawPeer, Peer]:
+    """A client, whose server may ask who it is."""
+    ours, theirs = await make_streams(sockets)
+    assert isinstance(theirs, trio.SocketStream)
+    peer = Peer(theirs, Role.SERVER, authenticating.contexts[Role.SERVER])
+    stream = authenticating.start(Role.CLIENT, ours)
+    for each in (stream, theirs):
+        nursery.start_soon(_close_in_the_end, each)
+    async with trio.open_nursery() as handshakes:
+        handshakes.start_soon(peer.handshake)
+        await stream.do_handshake()
+    return *await open_with_peer(nursery, Role.CLIENT, (stream, peer)), peer
+
+
+@SOCKETS
+async def test_an_answer_of_the_engine_behind_what_is_encrypted_waits_with_it(
+    sockets: str, authenticating: Ends, nursery: trio.Nursery
+) -> None:
+    """And meanwhile nothing runs: a peer that reads nothing does not keep this side busy."""
+    ws, raw, peer = await open_authenticating(authenticating, nursery, sockets)
+    ws.send_nowait(LARGE)
+    await quiet()
+    assert ws._transport.has_unsent
+    peer.tls.verify_client_post_handshake()
+    await raw.send(Frame(TEXT, b"who are you?"))
+    assert await ws.receive() == "who are you?"
+    with trio.fail_after(5):
+        await quiet()
+    assert await raw.receive() == Frame(BINARY, LARGE)
+    await ws.send("done")
+    assert await raw.receive() == Frame(TEXT, b"done")
+    assert peer.tls.getpeercert()
+
+
+@SOCKETS
+async def test_an_answer_of_the_engine_to_what_came_with_the_close_is_written_later(
+    sockets: str, authenticating: Ends, nursery: trio.Nursery
+) -> None:
+    ws, raw, peer = await open_authenticating(authenticating, nursery, sockets)
+    closing = await begin(nursery, ws.aclose)
+    assert await raw.receive() == close_frame(1000)
+    stream = ws.transport_stream
+    assert isinstance(stream, trio.SSLStream)
+    filling = fill_kernel(stream.transport_stream)
+    peer.tls.verify_client_post_handshake()
+    await raw.send(close_frame(1000))
+    await quiet()
+    assert ws._transport.has_unsent
+    while filling:
+        filling -= len(await peer.stream.receive_some(filling))
+    with trio.fail_after(5):
+        peer.decrypt(bytes(await peer.stream.receive_some()))
+        assert peer.tls.getpeercert()
+        await peer.aclose()
+        await closing.result()
+
+
+async def test_a_peer_that_asks_and_asks_and_does_not_read_is_not_answered_for_ever(
+    ends: Ends, nursery: trio.Nursery
+) -> None:
+    transport, peer = await ends.open(Role.SERVER, nursery)
+    fill(transport)
+    for size in (30 * KIB, 30 * KIB):
+        transport._outgoing.write(bytes(size))
+        await peer.send_all(b"new keys!")
+        assert await transport.receive() == b"new keys!"
+    transport._outgoing.write(bytes(5 * KIB))
+    await peer.send_all(b"new keys!")
+    with pytest.raises(trio.BrokenResourceError, match="does not read"):
+        await transport.receive()
+
+
 # OpenSSL's own command, which can do what Python's module can not
 
 

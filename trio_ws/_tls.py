@@ -38,6 +38,10 @@ _MAX_RECORDS: Final = 256
 _PIECE: Final = 64 * 1024
 """Bytes that are encrypted before the kernel has taken those before them."""
 
+_MAX_ANSWERS: Final = 64 * 1024
+"""Bytes of the engine's own that wait behind those. A peer that reads nothing might ask for new
+keys for ever, and each time it is answered."""
+
 
 class _Engine:
     """Stands in for a context, and remembers what ``trio.SSLStream`` works with."""
@@ -150,12 +154,19 @@ class TlsTransport(SocketTransport):
             count = self._read_records(room)
         finally:
             if self._outgoing.pending:
-                # It answers something of TLS itself, or says what is wrong.
-                with suppress(OSError):
-                    self._send()
-                # If not all has left, it is for the reader to let the writer know.
-                self.can_watch &= not self.has_unsent
+                self._send_answer()
         return None if count is None else room[:count]
+
+    def _send_answer(self) -> None:
+        """The engine answers something of TLS itself, or says what is wrong."""
+        writer_knows = self.has_unsent
+        with suppress(OSError):
+            self._send()
+        if not writer_knows:
+            # If not all has left, it is for the reader to let the writer know.
+            self.can_watch &= not self.has_unsent
+        if self._outgoing.pending > _MAX_ANSWERS:
+            raise trio.BrokenResourceError("the peer asks TLS for answers and does not read them")
 
     def _read_records(self, room: memoryview) -> int | None:
         self.can_watch = False

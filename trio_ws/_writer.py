@@ -235,6 +235,8 @@ class Writer:
         """Until all is written, or nothing more can be."""
         if not self.is_drained:
             self._drained = trio.Event()
+            # What TLS had to say for itself nobody may be writing yet.
+            self.committed(gather=False)
             await self._drained.wait()
 
     def write_last(self) -> None:
