@@ -546,6 +546,16 @@ async def test_streams_are_watched_while_there_are_many(nursery: trio.Nursery) -
     assert not poller.is_crowded
 
 
+async def test_a_stream_that_could_not_be_started_does_not_count(nursery: trio.Nursery) -> None:
+    poller = current_poller()
+    async with trio.open_nursery() as over:
+        pass
+    for _ in range(10):
+        with pytest.raises(RuntimeError):
+            await websocket_pair(over)
+    assert not poller.is_crowded
+
+
 @pytest.mark.parametrize("kind", ["watched", "socket"])
 async def test_a_callback_may_cancel_the_nursery_of_its_stream(
     kind: str, nursery: trio.Nursery

@@ -94,7 +94,7 @@ _BYTES_FOR_ONE: Final = 4
 """Other bytes that cost as much as one of the budget: they are only copied."""
 
 _FREE_BYTES: Final = 1024
-"""What comes with the price of a message that is received. To count them takes 0.05 us."""
+"""A message below that is received for the price of any. To count its bytes takes 0.05 us."""
 
 _READ_AHEAD: Final = 16 * 1024
 """Bytes that may be read beyond the room in the inbox, and wait undecoded."""
@@ -265,8 +265,8 @@ class WebSocketStream(trio.abc.Channel[str | bytes]):
             self._deadlines,
         )
         self._reader_scope.shield = shield
-        self._poller.join()
         nursery.start_soon(self._read_in_background, name="trio_ws reader")
+        self._poller.join()
         self._set_timer()
 
     def _end(self) -> None:
@@ -673,7 +673,7 @@ class WebSocketStream(trio.abc.Channel[str | bytes]):
     ) -> bool:
         """For ``broadcast``: commit *payload*, or *frame* which is the same for a server to send.
 
-        It leaves in the next tick. False, and nothing has happened, if there is no room.
+        It waits for the ticker to write it. False, and nothing has happened, if there is no room.
         """
         protocol, outbox = self._protocol, self._outbox
         if self._released or protocol.state is not State.OPEN:
