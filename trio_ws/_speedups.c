@@ -373,9 +373,9 @@ take_messages(PyObject *taken, size_t *size, PyObject *messages, Py_ssize_t max_
 }
 
 static int
-append_end(PyObject *ends, Py_ssize_t end)
+append_end(PyObject *ends, long long end)
 {
-    PyObject *number = PyLong_FromSsize_t(end);
+    PyObject *number = PyLong_FromLongLong(end);
     const int failed = number == NULL || PyList_Append(ends, number) < 0;
     Py_XDECREF(number);
     return !failed;
@@ -383,7 +383,7 @@ append_end(PyObject *ends, Py_ssize_t end)
 
 /* Writes the frames of *taken* into *frames*, which has room for them. */
 static int
-write_messages(byte *frames, PyObject *ends, Py_ssize_t start, size_t *payload_size,
+write_messages(byte *frames, PyObject *ends, long long start, size_t *payload_size,
                PyObject *taken, const byte *keys)
 {
     const Py_ssize_t count = PyList_Size(taken);
@@ -399,7 +399,7 @@ write_messages(byte *frames, PyObject *ends, Py_ssize_t start, size_t *payload_s
         end += write_frame(frames + end, first, (const byte *)payload, length,
                            keys == NULL ? NULL : keys + KEY_SIZE * index);
         *payload_size += length;
-        if (!append_end(ends, start + (Py_ssize_t)end)) {
+        if (!append_end(ends, start + (long long)end)) {
             return 0;
         }
     }
@@ -414,14 +414,18 @@ static PyObject *
 pack_messages(PyObject *Py_UNUSED(module), PyObject *const *arguments, Py_ssize_t count)
 {
     char *keys = NULL;
-    Py_ssize_t max_payload, limit, start, keys_size = 0;
+    Py_ssize_t max_payload, limit, keys_size = 0;
     size_t size = 0, payload_size = 0;
     PyObject *frames = NULL, *result = NULL;
     if (!check_count("pack_messages", count, 5, 5) || !get_size(arguments[1], &max_payload) ||
         !get_size(arguments[2], &limit) ||
         (arguments[3] != Py_None &&
-         PyBytes_AsStringAndSize(arguments[3], &keys, &keys_size) < 0) ||
-        !get_size(arguments[4], &start)) {
+         PyBytes_AsStringAndSize(arguments[3], &keys, &keys_size) < 0)) {
+        return NULL;
+    }
+    /* All that a connection has sent may be more than a size, where that has 32 bits. */
+    const long long start = PyLong_AsLongLong(arguments[4]);
+    if (start == -1 && PyErr_Occurred()) {
         return NULL;
     }
     PyObject *messages = PyObject_GetIter(arguments[0]);
