@@ -24,7 +24,7 @@ from trio_ws._frames import (
 )
 from trio_ws._outbox import AHEAD, Mark, Outbox
 
-COPIED = 4 * 1024
+COPIED = 20 * 1024
 SIZES = (
     st.sampled_from([0, 1, 125, 126, COPIED, COPIED + 1, AHEAD - 4, AHEAD])
     | st.integers(0, 300)
