@@ -22,10 +22,10 @@ def broadcast(
 ) -> list[WebSocketStream]:
     """Send *message* to every stream that can take it now, without waiting for any.
 
-    The message is encoded once, and each stream writes it in the next scheduler tick together with
-    what else is committed by then. A stream is skipped if it is closing or closed, if its outbox is
-    full or other tasks wait to send, or if it is in the middle of a fragmented message. So one slow
-    reader never delays the rest.
+    The message is encoded once, and each stream writes it in the next scheduler tick (hundreds of
+    streams take some ticks more), together with what else is committed by then. A stream is
+    skipped if it is closing or closed, if its outbox is full or other tasks wait to send, or if it
+    is in the middle of a fragmented message. So one slow reader never delays the rest.
 
     If it is compressed, that is done once for all streams that agreed to the same parameters
     without context takeover. A stream with context takeover compresses it by itself, since what

@@ -38,7 +38,7 @@ from ._options import DEFAULT_WINDOW_BITS, MAX_WINDOW_BITS, MIN_WINDOW_BITS, Per
 
 PIECE: Final = 16 * 1024
 """Bytes to give to :meth:`Deflater.deflate` at a time: it is done with them within a millisecond
-or two, and larger pieces compress less than 1 % better."""
+or two."""
 
 _NAME = "permessage-deflate"
 _SERVER_TAKEOVER, _CLIENT_TAKEOVER = "server_no_context_takeover", "client_no_context_takeover"

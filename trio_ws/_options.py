@@ -182,9 +182,10 @@ class StreamOptions:
     :param max_outbox_size: bytes of committed messages that wait to be written before ``send``
         waits. Default 256 KiB.
     :param control_callback: called with opcode and payload of every ping, pong and close received,
-        in a background task with the context variables of whoever gave it, so it must be quick, and
-        Ctrl-C does not interrupt it; if it raises, the connection fails with 1011, but what is no
-        ``Exception``, such as SystemExit, passes through the nursery of the stream. Default None.
+        in whichever task reads, be it one in ``receive``, with the context variables of whoever
+        gave it; so it must be quick, and Ctrl-C does not interrupt it. If it raises, the connection
+        fails with 1011, but what is no ``Exception``, such as SystemExit, passes through the
+        nursery of the stream. Default None.
     :raises ValueError: if a size is out of range.
     :raises TypeError: if an option is of a wrong type: a size that is not an int, ``timeouts`` that
         is a number, an async ``control_callback``.

@@ -170,7 +170,7 @@ class Outbox:
         self._frame_offset = 0
         self._frame_left = 0
         self._frame_key: bytes | None = None
-        # Of all the bytes of the connection, those from _position to _encoded_end are encoded and
+        # Of all the bytes that have been here, those from _position to _encoded_end are encoded and
         # not written. _ends is where frames end among them, each with a data item, but for those in
         # _other_ends.
         self._encoded: list[Buffer] = []
@@ -346,7 +346,7 @@ class Outbox:
         )
 
     def buffers(self, is_late: Callable[[], bool] = _never) -> list[Buffer]:
-        """What to write next, at least 240 KiB if there is as much and it is not to be deflated.
+        """What to write next: as much as may be encoded ahead, unless it is to be deflated.
 
         Empty only if there is nothing.
 

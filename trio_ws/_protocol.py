@@ -344,8 +344,8 @@ class Protocol:
 
         :param data: what the transport has brought; empty to go on after a stop. It is not kept.
         :param limit: payload bytes, and :data:`FRAME_COST` for each frame, after which to stop. Of
-            a compressed message, what it inflates to counts, each byte of it sixteen times, and
-            :data:`FRAME_COST` for each piece in which that is done.
+            a compressed message, what it inflates to counts, each byte of its payload sixteen
+            times, and :data:`FRAME_COST` for each piece in which that is done.
         """
         self.only_messages = True
         if self.state not in RECEIVING:
