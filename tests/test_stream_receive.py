@@ -19,6 +19,7 @@ from raw_peer import (
     Frame,
     Streams,
     close_frame,
+    make_streams,
     open_with_peer,
     receive_until_closed,
 )
@@ -631,6 +632,28 @@ async def test_reading_stops_again_when_the_receive_is_cancelled(nursery: trio.N
     await trio.testing.wait_all_tasks_blocked()
     assert ws.statistics().bytes_received <= before.bytes_received + 20
     assert await ws.receive() == bytes(100)
+
+
+@pytest.mark.parametrize("kind", ["socket", "watched"])
+@pytest.mark.parametrize("over", [16 * 1024, 60_000])
+async def test_a_message_far_above_the_inbox_survives_a_receive_that_is_cancelled(
+    kind: str, over: int, nursery: trio.Nursery
+) -> None:
+    streams = await make_streams(kind)
+    ws, peer = await open_with_peer(nursery, Role.SERVER, streams, max_inbox_size=10)
+    frame = peer.encode(Frame(BINARY, bytes(100_000)))
+    header = len(frame) - 100_000
+    call = await begin(nursery, ws.receive)
+    await peer.stream.send_all(frame[: header + 10 + over])
+    await trio.testing.wait_all_tasks_blocked()
+    call.cancel()
+    await trio.testing.wait_all_tasks_blocked()
+    assert ws.statistics().inbox_size == 10 + over
+    await peer.stream.send_all(frame[header + 10 + over :])
+    await trio.testing.wait_all_tasks_blocked()
+    assert ws.statistics().inbox_size == 10 + over
+    assert await ws.receive() == bytes(100_000)
+    await peer.stream.aclose()
 
 
 async def test_statistics_of_receiving(nursery: trio.Nursery) -> None:

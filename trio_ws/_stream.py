@@ -950,6 +950,9 @@ class WebSocketStream(trio.abc.Channel[str | bytes]):
         reader.
         """
         transport, room = self._transport, self._room()
+        if room <= 0:
+            # A cancelled receive has left a part of a message that is above the bound of the inbox.
+            return False
         try:
             data = transport.receive_nowait(self._receive_limit(room))
         except Exception as error:
