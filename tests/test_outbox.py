@@ -332,7 +332,16 @@ def test_a_frame_made_before_leaves_as_it_is_in_its_turn() -> None:
     assert box.size == 0
 
 
-# Masking
+def test_what_is_not_alone_is_not_committed_alone() -> None:
+    box = outbox(masked=False)
+    box.commit_data(TEXT, b"before", True)
+    mark = box.mark()
+    assert box.commit_alone(TEXT, b"after") is None
+    assert len(box.buffers()) == 1, "encoded, and not written"
+    assert box.commit_alone(TEXT, b"after") is None
+    assert box.mark() == mark
+    assert peer_decodes(drain(box), masked=False) == ["before"]
+    assert box.commit_alone(TEXT, b"after") == pack_header(TEXT | FIN, 5, None) + b"after"
 
 
 def test_a_frame_made_before_does_not_join_those_that_are_being_written() -> None:
@@ -344,6 +353,9 @@ def test_a_frame_made_before_does_not_join_those_that_are_being_written() -> Non
     box.drop_unsent()
     box.written(3)
     assert box.is_empty()
+
+
+# Masking
 
 
 def test_every_frame_has_a_key_of_its_own() -> None:

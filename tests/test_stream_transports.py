@@ -187,6 +187,9 @@ class Tls:
 
     def __init__(self, client: ssl.SSLContext, server: ssl.SSLContext) -> None:
         self.contexts = {Role.CLIENT: client, Role.SERVER: server}
+        for context in self.contexts.values():
+            # CPython 3.11.2 sets this, and then nobody can be strict.
+            context.options &= ~ssl.OP_IGNORE_UNEXPECTED_EOF
 
     def wrap(self, stream: trio.abc.Stream, role: Role, strict: bool) -> TlsStream:
         return trio.SSLStream(

@@ -48,6 +48,9 @@ _OVERLOAD_PAUSE: Final = 0.1
 _NO_TLS: Final = {"HTTP_REQUEST", "WRONG_VERSION_NUMBER", "RECORD_LAYER_FAILURE"}
 """How OpenSSL calls it that a client does not speak TLS at all, as who only looks around."""
 
+_CLIENT_HAS_GONE: Final = (ssl.SSLEOFError, ssl.SSLZeroReturnError)
+"""Which of the two it is depends on the version of CPython."""
+
 logger = logging.getLogger("trio_ws")
 
 
@@ -413,7 +416,7 @@ def _log_unopened(error: HandshakeError, peer: str) -> None:
 def _tls_error(error: BaseException | None) -> ssl.SSLError | None:
     """What OpenSSL has to say about how it came to this, unless it is that the client has gone."""
     while error is not None:
-        if isinstance(error, ssl.SSLError) and not isinstance(error, ssl.SSLEOFError):
+        if isinstance(error, ssl.SSLError) and not isinstance(error, _CLIENT_HAS_GONE):
             return error
         error = error.__cause__
     return None
