@@ -38,10 +38,10 @@ class Pipe:
         self._sender = -1
 
     def close(self) -> None:
-        # First the end of the input, for a thread may still be reading.
+        # The receiver stays open: a thread that was left behind, and is yet to read, would find the
+        # next test's input under its number.
         if self._sender >= 0:
             self.end()
-        os.close(self.receiver)
 
 
 @pytest.fixture
