@@ -51,6 +51,19 @@ class HasDescriptor(Protocol):
     def fileno(self) -> int: ...
 
 
+def descriptor_of(source: HasDescriptor) -> int:
+    """Its number now. Raises ``trio.ClosedResourceError`` if somebody has closed it."""
+    descriptor = source.fileno()
+    if descriptor < 0:
+        raise closed_error()
+    return descriptor
+
+
+def closed_error() -> trio.ClosedResourceError:
+    """What is raised where a socket is of no use, since this library has not closed it."""
+    return trio.ClosedResourceError("another task closed this socket")
+
+
 class Leader(Protocol):
     """A task that reads for itself.
 
@@ -72,7 +85,7 @@ class Watch(Waiter):
     def __init__(self, source: HasDescriptor, step: Callable[[float], bool]) -> None:
         super().__init__()
         self.source = source
-        self.descriptor = source.fileno()
+        self.descriptor = descriptor_of(source)
         self.step = step
         self.is_active = False
         self.has_leader = False
@@ -127,7 +140,7 @@ class Poller:
         It is given the time, which is asked for once for many sockets: 0.25 us for each of them.
         That is done in the poller's task, or in a leader's. What it raises is raised here.
         Cancellable at any time. Raises ``trio.ClosedResourceError`` if somebody else has closed the
-        socket, as soon as its number is in use again.
+        socket; if that is done meanwhile, as soon as its number is in use again.
         """
         watch = Watch(source, step)
         self._add(watch)
@@ -140,10 +153,7 @@ class Poller:
 
         Raises ``trio.ClosedResourceError`` if somebody else has closed it.
         """
-        descriptor = source.fileno()
-        if descriptor < 0:
-            raise trio.ClosedResourceError("another task closed this socket")
-        watch = self._watches.get(descriptor)
+        watch = self._watches.get(descriptor_of(source))
         return None if watch is None or watch.source is not source else watch
 
     async def lead(self, watch: Watch, leader: Leader) -> None:
@@ -182,7 +192,7 @@ class Poller:
         stale = self._watches.get(watch.descriptor)
         if stale is not None:
             self._remove(stale)
-            stale.refuse(trio.ClosedResourceError("another task closed this socket"))
+            stale.refuse(closed_error())
         epoll.register(watch.descriptor, select.EPOLLIN)
         self._watches[watch.descriptor] = watch
         watch.is_active = True

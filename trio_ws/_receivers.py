@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 
-import trio
 from trio.lowlevel import Task
 
 from ._inbox import Inbox
@@ -37,7 +36,7 @@ class Receiver(Waiter):
     def wake(self) -> None:
         watch, self.leads = self.leads, None
         if watch is None:
-            trio.lowlevel.reschedule(self.task, self)
+            super().wake()
         else:
             watch.call_off()
 

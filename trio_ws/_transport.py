@@ -22,7 +22,7 @@ from typing import Final, TypeGuard
 import trio
 
 from ._frames import Buffer
-from ._poller import Poller, Watch
+from ._poller import Poller, Watch, closed_error, descriptor_of
 
 RECEIVE_SIZE: Final = 256 * 1024
 """Bytes that one system call reads at most."""
@@ -164,11 +164,10 @@ class SocketTransport(Transport):
     def wait_received(self, max_bytes: int) -> Awaitable[None]:
         # Asking first costs no more than a read that fails, and most first reads would.
         return trio.lowlevel.wait_readable(  # noqa: ASYNC105 (the caller does)
-            _fileno(self._socket)
+            descriptor_of(self._socket)
         )
 
     def watch(self, poller: Poller, step: Callable[[float], bool]) -> Awaitable[None]:
-        _fileno(self._socket)
         return poller.watch(self._socket, step)
 
     def watched_by(self, poller: Poller) -> Watch | None:
@@ -223,7 +222,7 @@ class SocketTransport(Transport):
     async def _wait_writable(self) -> None:
         # It is also woken when a leader is called off; the write finds out what is so.
         with suppress(trio.ClosedResourceError):
-            await trio.lowlevel.wait_writable(_fileno(self._socket))
+            await trio.lowlevel.wait_writable(descriptor_of(self._socket))
 
     async def write(self, buffers: Sequence[Buffer]) -> int:
         while True:
@@ -244,21 +243,10 @@ class SocketTransport(Transport):
         return True
 
 
-def _fileno(sock: trio.socket.SocketType) -> int:
-    descriptor = sock.fileno()
-    if descriptor < 0:
-        raise _closed_error()
-    return descriptor
-
-
 def _check_open(error: OSError) -> None:
     """Say it in Trio's words if a system call has failed because the socket is closed."""
     if error.errno == errno.EBADF:
-        raise _closed_error() from error
-
-
-def _closed_error() -> trio.ClosedResourceError:
-    return trio.ClosedResourceError("another task closed this socket")
+        raise closed_error() from error
 
 
 class StreamTransport(Transport):
