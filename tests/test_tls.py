@@ -31,6 +31,7 @@ from raw_peer import (
     open_with_peer,
     reset,
 )
+from transports import close_in_the_end, read_all
 
 import trio_ws
 from trio_ws import CloseReason, Timeouts
@@ -129,20 +130,27 @@ class Ends:
     def start(self, role: Role, stream: trio.abc.Stream) -> trio.SSLStream[trio.abc.Stream]:
         return start_tls(stream, self.contexts[role], "localhost" if role is Role.CLIENT else None)
 
-    async def open(
+    async def shake_hands(
         self, role: Role, nursery: trio.Nursery, kind: str = "socket"
-    ) -> tuple[TlsTransport, Peer]:
-        """Ours, which is opened, and the peer."""
+    ) -> tuple[trio.SSLStream[trio.abc.Stream], Peer]:
+        """Ours, which is not opened yet, and the peer."""
         ours, theirs = await make_streams(kind)
         assert isinstance(theirs, trio.SocketStream)
         peer_role = Role.SERVER if role is Role.CLIENT else Role.CLIENT
         peer = Peer(theirs, peer_role, self.contexts[peer_role])
         stream = self.start(role, ours)
-        nursery.start_soon(_close_in_the_end, stream)
-        nursery.start_soon(_close_in_the_end, theirs)
+        nursery.start_soon(close_in_the_end, stream)
+        nursery.start_soon(close_in_the_end, theirs)
         async with trio.open_nursery() as handshakes:
             handshakes.start_soon(peer.handshake)
             await stream.do_handshake()
+        return stream, peer
+
+    async def open(
+        self, role: Role, nursery: trio.Nursery, kind: str = "socket"
+    ) -> tuple[TlsTransport, Peer]:
+        """Ours, which is opened, and the peer."""
+        stream, peer = await self.shake_hands(role, nursery, kind)
         await stream.send_all(b"hello")
         assert await peer.receive(5) == b"hello"
         await peer.send_all(b"hello")
@@ -150,11 +158,6 @@ class Ends:
         transport = make_opened_transport(stream)
         assert type(transport) is TlsTransport
         return transport, peer
-
-
-async def _close_in_the_end(stream: trio.abc.Stream) -> None:
-    async with stream:
-        await trio.sleep_forever()
 
 
 @pytest.fixture
@@ -273,18 +276,8 @@ async def test_bytes_arrive_as_written_in_both_directions_at_once(
         tasks.start_soon(write_all)
         tasks.start_soon(peer_receives)
         tasks.start_soon(peer.send_all, LARGE)
-        assert await receive_exactly(transport, len(LARGE)) == LARGE
+        assert await read_all(transport, len(LARGE)) == LARGE
     assert received == [LARGE]
-
-
-async def receive_exactly(transport: TlsTransport, size: int) -> bytes:
-    data = bytearray()
-    while len(data) < size:
-        received = await transport.receive()
-        assert 0 < len(received) <= RECEIVE_SIZE
-        data += received
-    assert len(data) == size
-    return bytes(data)
 
 
 async def test_of_many_records_no_more_is_received_than_is_asked_for(
@@ -306,7 +299,7 @@ async def test_of_very_small_records_a_step_takes_some(ends: Ends, nursery: trio
     data = bytes(await transport.receive())
     assert len(data) < 500
     assert not transport.can_watch
-    assert data + await receive_exactly(transport, 1000 - len(data)) == LARGE[:1000]
+    assert data + await read_all(transport, 1000 - len(data)) == LARGE[:1000]
     assert transport.can_watch
 
 
@@ -314,13 +307,7 @@ async def test_what_came_with_the_end_of_the_opening_handshake_is_not_lost(
     ends: Ends, nursery: trio.Nursery
 ) -> None:
     """In the engine there is the rest of a record, then one more, and half of another."""
-    ours, theirs = await make_streams("socket")
-    assert isinstance(theirs, trio.SocketStream)
-    peer = Peer(theirs, Role.SERVER, ends.contexts[Role.SERVER])
-    stream = ends.start(Role.CLIENT, ours)
-    async with trio.open_nursery() as handshakes:
-        handshakes.start_soon(peer.handshake)
-        await stream.do_handshake()
+    stream, peer = await ends.shake_hands(Role.CLIENT, nursery)
     half = peer.encrypt(b"101+") + peer.encrypt(b"more") + peer.encrypt(b"half")
     await peer.send_records(half[:-5])
     assert await stream.receive_some(3) == b"101"
@@ -330,20 +317,12 @@ async def test_what_came_with_the_end_of_the_opening_handshake_is_not_lost(
     await peer.send_records(half[-5:])
     assert await transport.receive() == b"half"
     assert transport.can_watch
-    for each in (ours, theirs):
-        await each.aclose()
 
 
 async def test_half_a_record_in_the_engine_is_nothing_yet(
     ends: Ends, nursery: trio.Nursery
 ) -> None:
-    ours, theirs = await make_streams("socket")
-    assert isinstance(theirs, trio.SocketStream)
-    peer = Peer(theirs, Role.SERVER, ends.contexts[Role.SERVER])
-    stream = ends.start(Role.CLIENT, ours)
-    async with trio.open_nursery() as handshakes:
-        handshakes.start_soon(peer.handshake)
-        await stream.do_handshake()
+    stream, peer = await ends.shake_hands(Role.CLIENT, nursery)
     records = peer.encrypt(b"101") + peer.encrypt(b"half")
     await peer.send_records(records[:-5])
     assert await stream.receive_some(3) == b"101"
@@ -353,8 +332,6 @@ async def test_half_a_record_in_the_engine_is_nothing_yet(
     assert transport.can_watch
     await peer.send_records(records[-5:])
     assert await receiving.result() == b"half"
-    for each in (ours, theirs):
-        await each.aclose()
 
 
 async def test_half_a_record_is_nothing_yet(ends: Ends, nursery: trio.Nursery) -> None:
@@ -556,7 +533,7 @@ async def open_direct(
     peer_role = Role.SERVER if role is Role.CLIENT else Role.CLIENT
     streams = ends.start(role, ours), ends.start(peer_role, theirs)
     for stream in streams:
-        nursery.start_soon(_close_in_the_end, stream)
+        nursery.start_soon(close_in_the_end, stream)
     return await open_with_peer(stream_nursery or nursery, role, streams, **options)
 
 
@@ -745,7 +722,7 @@ async def open_authenticating(
     peer = Peer(theirs, Role.SERVER, authenticating.contexts[Role.SERVER])
     stream = authenticating.start(Role.CLIENT, ours)
     for each in (stream, theirs):
-        nursery.start_soon(_close_in_the_end, each)
+        nursery.start_soon(close_in_the_end, each)
     async with trio.open_nursery() as handshakes:
         handshakes.start_soon(peer.handshake)
         await stream.do_handshake()

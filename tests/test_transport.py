@@ -17,6 +17,7 @@ import transports
 import trio
 import trio.testing
 from raw_peer import Streams
+from transports import read_all
 
 from trio_ws._frames import Buffer
 from trio_ws._poller import current_poller
@@ -66,17 +67,6 @@ async def write_all(transport: Transport, data: bytes) -> None:
         count = await transport.write([view[:half], view[half:]])
         assert 0 < count <= len(view)
         view = view[count:]
-
-
-async def read_all(transport: Transport, size: int) -> bytes:
-    """*size* bytes, no more may come."""
-    data = bytearray()
-    while len(data) < size:
-        received = await transport.receive()
-        assert 0 < len(received) <= RECEIVE_SIZE
-        data += received
-    assert len(data) == size
-    return bytes(data)
 
 
 async def quiet() -> None:

@@ -2,9 +2,11 @@
 
 ``memory`` and ``lockstep`` are Trio's; ``split`` is memory that brings 61 bytes at a time;
 ``socket`` is a Unix socket pair, ``tcp`` the loopback interface, both taken by the fast path;
-``watched`` is a socket pair in a run with so many streams that one task reads for all;
+``watched`` is a socket pair in a run with so many streams that one task reads for all, ``alone``
+one in a run where no task does, as on systems without epoll;
 ``tls`` is TLS over TCP, ``tls_memory`` over memory; ``direct_tls`` is TLS over a socket pair that
-trio_ws itself has opened, for which it has a fast path, too, and ``watched_tls`` that among many;
+trio_ws itself has opened, for which it has a fast path, too, ``watched_tls`` that among many, and
+``alone_tls`` that alone;
 ``pipes`` are those of two real processes.
 """
 
@@ -20,6 +22,7 @@ from raw_peer import Streams, make_streams
 
 from trio_ws import WebSocketStream
 from trio_ws._tls import start_tls
+from trio_ws._transport import RECEIVE_SIZE, Transport
 from trio_ws.testing import FaultyStream
 
 DETERMINISTIC_KINDS = (
@@ -64,13 +67,25 @@ async def open_streams(kind: str, nursery: trio.Nursery) -> Streams:
         return await _pipes(nursery)
     streams = await make_streams(kind)
     for stream in streams:
-        nursery.start_soon(_close_in_the_end, stream)
+        nursery.start_soon(close_in_the_end, stream)
     return streams
 
 
-async def _close_in_the_end(stream: trio.abc.Stream) -> None:
+async def close_in_the_end(stream: trio.abc.Stream) -> None:
+    """Let *stream* live as long as the nursery."""
     async with stream:
         await trio.sleep_forever()
+
+
+async def read_all(transport: Transport, size: int) -> bytes:
+    """Receive *size* bytes; no more may come."""
+    data = bytearray()
+    while len(data) < size:
+        received = await transport.receive()
+        assert 0 < len(received) <= RECEIVE_SIZE
+        data += received
+    assert len(data) == size
+    return bytes(data)
 
 
 def _split(streams: Streams) -> Streams:
