@@ -942,6 +942,21 @@ def test_the_least_limit_is_enough_for_a_kib(role: Role) -> None:
 
 
 @BOTH_ROLES
+def test_what_a_step_has_no_room_for_waits_for_the_next_one_and_comes_at_once(role: Role) -> None:
+    library = CountingZlib()
+    receiver = protocol(role, takeover=False, library=library)
+    (payload,) = Sender(takeover=False)(noise(6000))
+    sent = frame(role, BINARY, payload, rsv=4)
+    assert receiver.decode(sent + sent, 160 * 1000) == [noise(6000)]
+    assert receiver.stalled
+    assert receiver.partial_size == 0, "no crumb of the second has been inflated"
+    library.forget()
+    assert receiver.decode(b"", 160 * 1000) == [noise(6000)]
+    assert library.calls == 2, "itself, and its end"
+    assert not receiver.stalled
+
+
+@BOTH_ROLES
 def test_a_step_of_many_small_messages_is_bounded_in_work(role: Role) -> None:
     library = CountingZlib()
     receiver = protocol(role, takeover=False, library=library)

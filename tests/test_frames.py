@@ -15,6 +15,7 @@ from trio_ws._frames import (
     FIN,
     FRAME_COST,
     MAX_HEADER_SIZE,
+    RSV1,
     Buffer,
     CloseCode,
     FrameHeader,
@@ -587,6 +588,56 @@ def test_nothing_is_decoded_once_the_limit_is_used_up(twin: Twin, limit: int, co
 def test_messages_are_in_the_buffer(twin: Twin, position: int, end: int) -> None:
     with pytest.raises(ValueError, match="must be within the buffer"):
         twin.decode_messages(message_frame("Hello", None), position, end, False, None, 900)
+    with pytest.raises(ValueError, match="must be within the buffer"):
+        twin.decode_compressed(message_frame("Hello", None), position, end, False)
+
+
+# Compressed messages
+
+
+@EACH_TWIN
+@EITHER_ROLE
+@BUFFERS
+@pytest.mark.parametrize("opcode", [Opcode.TEXT, Opcode.BINARY])
+@pytest.mark.parametrize("length", [0, 1, 125, 126, 65535, 65536])
+def test_a_compressed_message_that_is_whole_is_unmasked(
+    twin: Twin, key: bytes | None, buffer: MakeBuffer, opcode: Opcode, length: int
+) -> None:
+    payload = os.urandom(length)
+    frame = pack_frame(FIN | RSV1 | opcode, payload, key)
+    masked = key is not None
+    data = buffer(b"skip" + frame + b"\xc2")
+    whole = 4 + len(frame)
+    decoded = twin.decode_compressed(data, 4, len(data), masked)
+    assert decoded == (opcode, payload, whole)
+    assert decoded is not None
+    assert type(decoded[1]) is bytes
+    assert twin.decode_compressed(data, 4, whole, masked) == decoded
+    for end in {*range(4, min(whole, 20)), whole - 1}:
+        assert twin.decode_compressed(data, 4, end, masked) is None
+    assert twin.decode_compressed(data, 4, len(data), not masked) is None
+    if isinstance(data, bytearray):
+        data.clear()
+
+
+NOT_SIMPLE_COMPRESSED = {
+    "not compressed": b"\x81\x01a",
+    "the first fragment": b"\x41\x01a",
+    "a continuation": b"\xc0\x01a",
+    "a ping": b"\xc9\x01a",
+    "a reserved opcode": b"\xc3\x01a",
+    "RSV2": b"\xe1\x01a",
+    "RSV3": b"\xd1\x01a",
+    "a length of 16 bits that needs 7": b"\xc2\x7e\x00\x7d" + bytes(125),
+    "a length of 64 bits that needs 16": b"\xc2\x7f" + bytes(6) + b"\xff\xff" + bytes(65535),
+    "a length with its top bit set": b"\xc2\x7f\x80" + bytes(7) + b"a",
+}
+
+
+@EACH_TWIN
+@pytest.mark.parametrize("frame", NOT_SIMPLE_COMPRESSED.values(), ids=NOT_SIMPLE_COMPRESSED.keys())
+def test_what_is_no_simple_compressed_message_is_left_where_it_is(twin: Twin, frame: bytes) -> None:
+    assert twin.decode_compressed(frame, 0, len(frame), False) is None
 
 
 # Close

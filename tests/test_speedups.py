@@ -23,6 +23,7 @@ from trio_ws import _frames
 
 FUNCTIONS = [
     "apply_mask",
+    "decode_compressed",
     "decode_messages",
     "mask_in_place",
     "pack_frame",
@@ -223,7 +224,7 @@ WIDTHS = {0: 125, 2: 2**16 - 1, 8: 2**64 - 1}
 @st.composite
 def any_frame(draw: st.DrawFn, size: int) -> bytes:
     """A frame of about *size* bytes whose header may say anything, true or not."""
-    first_byte = draw(st.sampled_from([0x81, 0x82]) | FIRST_BYTES)
+    first_byte = draw(st.sampled_from([0x81, 0x82, 0xC1, 0xC2]) | FIRST_BYTES)
     length = max(0, size + draw(st.integers(-1, 1)))
     width = draw(st.sampled_from([each for each, most in WIDTHS.items() if length <= most]))
     key = draw(st.sampled_from([b"", b"\0\0\0\0", b"abcd"]))
@@ -257,7 +258,19 @@ def test_the_same_messages_are_decoded(
     assert_same(call)
 
 
+@given(st.data(), st.booleans(), st.sampled_from(EDGES), st.integers(0, 3))
+@settings(max_examples=300)
+def test_the_same_compressed_message_is_decoded(
+    data: st.DataObject, masked: bool, size: int, skipped: int
+) -> None:
+    wire = bytes(skipped) + data.draw(any_frame(size)) + bytes(skipped)
+    end = len(wire) - data.draw(st.integers(0, min(len(wire) - skipped, size + 2)))
+    assert_same(lambda twin: twin.decode_compressed(exact(wire), skipped, end, masked))
+
+
 @given(st.integers(-2, 9), st.integers(-2, 9))
 def test_the_same_bounds_are_refused(position: int, end: int) -> None:
     wire = _frames.pack_frame(0x81, b"Hello", None)
     assert_same(lambda twin: twin.decode_messages(wire, position, end, False, None, 1))
+    wire = _frames.pack_frame(0xC1, b"Hello", None)
+    assert_same(lambda twin: twin.decode_compressed(wire, position, end, False))

@@ -22,6 +22,7 @@ C_TWINS = pytest.mark.parametrize("twin", TWINS[1:])
 KEY = b"abcd"
 TEXT = "aé€😀".encode() * 1000
 MASKED = TWINS[0].pack_frame(0x81, TEXT, KEY) + TWINS[0].pack_frame(0x82, b"Hello", KEY)
+COMPRESSED = TWINS[0].pack_frame(0xC1, bytes(1000), KEY)
 NOT_TEXT = TWINS[0].pack_frame(0x81, 5000 * b"\xff", KEY)
 
 
@@ -34,6 +35,7 @@ class NoBool:
 Arguments = tuple[object, ...]
 CALLS: list[tuple[str, Arguments]] = [
     ("apply_mask", (bytearray(1000), KEY, 3)),
+    ("decode_compressed", (bytearray(COMPRESSED), 0, len(COMPRESSED), True)),
     ("decode_messages", (bytearray(MASKED), 0, len(MASKED), True, None, 10**6)),
     ("decode_messages", (bytearray(NOT_TEXT), 0, len(NOT_TEXT), True, None, 10**6)),
     ("mask_in_place", (bytearray(1000), 1, KEY, 3)),
@@ -48,6 +50,8 @@ CALLS: list[tuple[str, Arguments]] = [
     ("validate_utf8", (b"\xed", bytearray(b"\xa0"), False)),
 ]
 WRONG_CALLS: list[tuple[str, Arguments]] = [
+    ("decode_compressed", (bytearray(9), 5, 3, True)),
+    ("decode_compressed", (bytearray(9), 0, 10, True)),
     ("decode_messages", (bytearray(9), 5, 3, True, None, 1)),
     ("decode_messages", (bytearray(9), 0, 10, True, None, 1)),
     ("mask_in_place", (bytearray(9), 10, KEY)),

@@ -11,6 +11,7 @@ class Pure:
     """Those in Python."""
 
     apply_mask = staticmethod(_frames.pure_apply_mask)
+    decode_compressed = staticmethod(_frames.pure_decode_compressed)
     decode_messages = staticmethod(_frames.pure_decode_messages)
     mask_in_place = staticmethod(_frames.pure_mask_in_place)
     pack_frame = staticmethod(_frames.pure_pack_frame)
@@ -29,6 +30,7 @@ else:
         """Those in C, whether or not they are turned off."""
 
         apply_mask = staticmethod(_speedups.apply_mask)
+        decode_compressed = staticmethod(_speedups.decode_compressed)
         decode_messages = staticmethod(_speedups.decode_messages)
         mask_in_place = staticmethod(_speedups.mask_in_place)
         pack_frame = staticmethod(_speedups.pack_frame)

@@ -56,6 +56,7 @@ class Opcode(enum.IntEnum):
 
 _WHOLE_TEXT = FIN | Opcode.TEXT
 _WHOLE_MESSAGES = frozenset({_WHOLE_TEXT, FIN | Opcode.BINARY})
+_WHOLE_COMPRESSED = frozenset(first_byte | RSV1 for first_byte in _WHOLE_MESSAGES)
 
 
 class CloseCode(enum.IntEnum):
@@ -311,6 +312,30 @@ def pure_decode_messages(
     return messages, position, limit
 
 
+def pure_decode_compressed(
+    buffer: Buffer, position: int, end: int, masked: bool, /
+) -> tuple[int, bytes, int] | None:
+    """The compressed message at *position*, if it is simple: a whole frame, nothing to object to.
+
+    Returns its opcode, its payload, unmasked, and the position after it; None, as
+    :func:`pure_decode_messages` leaves it where it is, for anything else. Raises ValueError if
+    *position* or *end* are not within *buffer*.
+    """
+    if not 0 <= position <= end <= len(buffer):
+        raise ValueError("position and end must be within the buffer")
+    header = parse_header(buffer, position, end)
+    if header is None or header.first_byte not in _WHOLE_COMPRESSED:
+        return None
+    start = position + header.size
+    stop = start + header.length
+    if header.masked is not masked or not header.minimal or stop > end:
+        return None
+    payload = bytes(buffer[start:stop])
+    if masked:
+        payload = pure_apply_mask(payload, bytes(buffer[start - 4 : start]))
+    return header.first_byte & OPCODE_BITS, payload, stop
+
+
 def is_valid_close_code(code: int) -> bool:
     """Whether *code* may stand in a Close frame (RFC 6455 section 7.4)."""
     return code in _REGISTERED_ON_THE_WIRE or 3000 <= code <= 4999
@@ -357,6 +382,7 @@ try:
     if os.environ.get("TRIO_WS_SPEEDUPS") == "0":
         raise ImportError("turned off")
     from ._speedups import apply_mask as apply_mask
+    from ._speedups import decode_compressed as decode_compressed
     from ._speedups import decode_messages as decode_messages
     from ._speedups import mask_in_place as mask_in_place
     from ._speedups import pack_frame as pack_frame
@@ -366,6 +392,7 @@ try:
 except ImportError:
     SPEEDUPS = False
     apply_mask = pure_apply_mask
+    decode_compressed = pure_decode_compressed
     decode_messages = pure_decode_messages
     mask_in_place = pure_mask_in_place
     pack_frame = pure_pack_frame

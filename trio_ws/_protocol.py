@@ -51,6 +51,7 @@ from ._frames import (
     FrameHeader,
     Opcode,
     apply_mask,
+    decode_compressed,
     decode_messages,
     is_valid_close_code,
     mask_in_place,
@@ -440,6 +441,10 @@ class Protocol:
             if limit <= 0:
                 return position, True
             if self._inflating:
+                if events and self._next_piece_cost() > limit:
+                    # The next step does it at once, and need not collect it: of messages of 64 KiB
+                    # each one so spared takes 10 us less.
+                    return position, True
                 limit -= self._inflate(limit, events)
                 continue
             if self._remaining:
@@ -450,6 +455,14 @@ class Protocol:
                     limit -= len(chunk)
                 continue
             if self._opcode is None:
+                if self._inflater is not None:
+                    # By the rest of this loop a message takes 2.5 us more.
+                    message = decode_compressed(view, position, end, self._peer_masks)
+                    if message is not None:
+                        opcode_bits, payload, position = message
+                        limit -= FRAME_COST
+                        self._begin_compressed(opcode_bits, payload, events)
+                        continue
                 # In C that takes 0.03 us a message; the rest of this loop takes 2 us.
                 messages, position, limit = decode_messages(
                     view, position, end, self._peer_masks, self.max_message_size, limit
@@ -549,6 +562,14 @@ class Protocol:
         if self._remaining == 0 and self._fin:
             self._receive_payload(memoryview(b""), events)
 
+    def _begin_compressed(self, opcode_bits: int, payload: bytes, events: list[Event]) -> None:
+        """A compressed message in one frame, which is all there."""
+        self._opcode = _OPCODES[opcode_bits]
+        self._size = 0
+        self._compressed = self._fin = True
+        self._dropped = self.discarding
+        self._feed_inflater(payload, events)
+
     def _receive_payload(self, chunk: memoryview, events: list[Event]) -> None:
         """Bytes of the data frame in progress."""
         offset = self._offset
@@ -608,6 +629,13 @@ class Protocol:
         if is_end:
             self._end_message(events)
         return FRAME_COST + len(payload) + _INFLATE_COST * used
+
+    def _next_piece_cost(self) -> int:
+        """What it counts to inflate what is at hand of the compressed message in progress, beside
+        what comes of it.
+        """
+        assert self._inflater is not None
+        return _INFLATE_COST * min(self._inflater.input_left, INPUT_STEP)
 
     def _inflate_at_most(self, limit: int) -> int:
         """No more than *limit*, if that is no crumb, nor than what is one byte too many."""

@@ -625,6 +625,8 @@ validate_utf8(PyObject *Py_UNUSED(module), PyObject *const *arguments, Py_ssize_
 /* As in trio_ws._frames. */
 #define FRAME_COST 512
 
+#define RSV1_BIT 0x40
+#define OPCODE_BITS 0x0F
 #define WHOLE_TEXT 0x81
 #define WHOLE_BINARY 0x82
 
@@ -635,15 +637,16 @@ typedef struct {
     Py_ssize_t length;
 } Frame;
 
-/* Reads the frame that begins at *wire*, of which *available* bytes are there. Returns its size on
-   the wire, or 0 if it is not whole or not simple. */
+/* Reads the frame that begins at *wire*, of which *available* bytes are there, and which has the
+   reserved bits *reserved*; they are not in its *first*. Returns its size on the wire, or 0 if it
+   is not whole or not simple. */
 static Py_ssize_t
-read_frame(const byte *wire, Py_ssize_t available, int masked, Frame *frame)
+read_frame(const byte *wire, Py_ssize_t available, int masked, byte reserved, Frame *frame)
 {
     if (available < 2) {
         return 0;
     }
-    frame->first = wire[0];
+    frame->first = wire[0] ^ reserved;
     if ((frame->first != WHOLE_TEXT && frame->first != WHOLE_BINARY) ||
         (wire[1] & MASK_BIT) != (masked ? MASK_BIT : 0)) {
         return 0;
@@ -713,7 +716,7 @@ text_of(const Frame *frame, Scratch *scratch)
 }
 
 static PyObject *
-binary_of(const Frame *frame)
+payload_of(const Frame *frame)
 {
     if (frame->key == NULL) {
         return PyBytes_FromStringAndSize((const char *)frame->payload, frame->length);
@@ -734,12 +737,12 @@ append_messages(PyObject *messages, const byte *wire, Py_ssize_t *position, Py_s
 {
     Frame frame;
     while (*limit > 0) {
-        const Py_ssize_t size = read_frame(wire + *position, end - *position, masked, &frame);
+        const Py_ssize_t size = read_frame(wire + *position, end - *position, masked, 0, &frame);
         if (size == 0 || frame.length > max_size) {
             break;
         }
         PyObject *message =
-            frame.first == WHOLE_TEXT ? text_of(&frame, scratch) : binary_of(&frame);
+            frame.first == WHOLE_TEXT ? text_of(&frame, scratch) : payload_of(&frame);
         if (message == NULL) {
             if (!PyErr_ExceptionMatches(PyExc_UnicodeDecodeError)) {
                 return 0;
@@ -756,6 +759,21 @@ append_messages(PyObject *messages, const byte *wire, Py_ssize_t *position, Py_s
         *limit -= FRAME_COST + frame.length;
     }
     return 1;
+}
+
+/* Gets the buffer of *argument*, if *position* and *end* are within it. */
+static int
+get_wire(PyObject *argument, Py_ssize_t position, Py_ssize_t end, Py_buffer *buffer)
+{
+    if (PyObject_GetBuffer(argument, buffer, PyBUF_SIMPLE) < 0) {
+        return 0;
+    }
+    const int is_inside = 0 <= position && position <= end && end <= buffer->len;
+    if (!is_inside) {
+        PyErr_SetString(PyExc_ValueError, "position and end must be within the buffer");
+        PyBuffer_Release(buffer);
+    }
+    return is_inside;
 }
 
 PyDoc_STRVAR(decode_messages_doc,
@@ -778,12 +796,7 @@ decode_messages(PyObject *Py_UNUSED(module), PyObject *const *arguments, Py_ssiz
         return NULL;
     }
     const int masked = PyObject_IsTrue(arguments[3]);
-    if (masked < 0 || PyObject_GetBuffer(arguments[0], &buffer, PyBUF_SIMPLE) < 0) {
-        return NULL;
-    }
-    if (position < 0 || position > end || end > buffer.len) {
-        PyErr_SetString(PyExc_ValueError, "position and end must be within the buffer");
-        PyBuffer_Release(&buffer);
+    if (masked < 0 || !get_wire(arguments[0], position, end, &buffer)) {
         return NULL;
     }
     PyObject *messages = PyList_New(0);
@@ -797,12 +810,47 @@ decode_messages(PyObject *Py_UNUSED(module), PyObject *const *arguments, Py_ssiz
     return result;
 }
 
+PyDoc_STRVAR(decode_compressed_doc,
+             "decode_compressed($module, buffer, position, end, masked, /)\n--\n\n"
+             "As trio_ws._frames.pure_decode_compressed.");
+
+static PyObject *
+decode_compressed(PyObject *Py_UNUSED(module), PyObject *const *arguments, Py_ssize_t count)
+{
+    Py_ssize_t position, end;
+    Py_buffer buffer;
+    Frame frame;
+    PyObject *result = NULL;
+    if (!check_count("decode_compressed", count, 4, 4) || !get_size(arguments[1], &position) ||
+        !get_size(arguments[2], &end)) {
+        return NULL;
+    }
+    const int masked = PyObject_IsTrue(arguments[3]);
+    if (masked < 0 || !get_wire(arguments[0], position, end, &buffer)) {
+        return NULL;
+    }
+    const Py_ssize_t size = read_frame((const byte *)buffer.buf + position, end - position, masked,
+                                       RSV1_BIT, &frame);
+    if (size == 0) {
+        result = Py_NewRef(Py_None);
+    }
+    else {
+        PyObject *payload = payload_of(&frame);
+        if (payload != NULL) {
+            result = Py_BuildValue("(iNn)", frame.first & OPCODE_BITS, payload, position + size);
+        }
+    }
+    PyBuffer_Release(&buffer);
+    return result;
+}
+
 /* The module */
 
 #define FUNCTION(name) {#name, (PyCFunction)(void (*)(void))name, METH_FASTCALL, name##_doc}
 
 static PyMethodDef functions[] = {
     FUNCTION(apply_mask),
+    FUNCTION(decode_compressed),
     FUNCTION(decode_messages),
     FUNCTION(mask_in_place),
     FUNCTION(pack_frame),

@@ -3,6 +3,9 @@ from collections.abc import Iterable
 from ._frames import Buffer, MessageFields
 
 def apply_mask(payload: Buffer, key: bytes, offset: int = 0, /) -> bytes: ...
+def decode_compressed(
+    buffer: Buffer, position: int, end: int, masked: bool, /
+) -> tuple[int, bytes, int] | None: ...
 def decode_messages(
     buffer: Buffer, position: int, end: int, masked: bool, max_size: int | None, limit: int, /
 ) -> tuple[list[str | bytes], int, int]: ...
