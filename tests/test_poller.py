@@ -3,19 +3,31 @@
 from __future__ import annotations
 
 import contextvars
+import itertools
 import os
 import socket
+import weakref
 from collections.abc import Callable
 
 import pytest
 import trio
 import trio.testing
 from background import begin
-from raw_peer import TEXT, Frame, RawPeer, make_streams, open_with_peer
+from raw_peer import (
+    BINARY,
+    TEXT,
+    Frame,
+    RawPeer,
+    Streams,
+    close_frame,
+    make_streams,
+    open_with_peer,
+    reset,
+)
 
 from trio_ws import ConnectionClosedError, WebSocketStream
 from trio_ws._frames import Opcode
-from trio_ws._poller import _BATCH, _CROWD, Poller, current_poller
+from trio_ws._poller import _BATCH, _CROWD, Next, Poller, Watch, current_poller
 from trio_ws._protocol import Role
 from trio_ws.testing import websocket_pair
 
@@ -38,9 +50,9 @@ class Watched:
         self.ours, self.theirs = socket.socketpair()
         self.received: list[bytes] = []
 
-    def step(self, now: float) -> bool:
+    def step(self, watch: Watch, now: float) -> Next:
         self.received.append(self.ours.recv(100))
-        return self.received[-1] != b"end"
+        return Next.READER if self.received[-1] == b"end" else Next.READ
 
     async def watch(self) -> None:
         await self.poller.watch(self.ours, self.step)
@@ -109,7 +121,7 @@ async def test_what_is_cancelled_is_not_watched(watched: Watched, nursery: trio.
 async def test_what_a_step_raises_belongs_to_who_watches(
     error: BaseException, watched: Watched, nursery: trio.Nursery
 ) -> None:
-    def fail(_: float) -> bool:
+    def fail(watch: Watch, now: float) -> Next:
         raise error
 
     watched.theirs.send(b"1")
@@ -129,10 +141,10 @@ async def test_a_step_may_cancel_who_watches_another_socket(nursery: trio.Nurser
     steps: list[Watched] = []
 
     async def watch(mine: Watched, other: Watched) -> None:
-        def step(_: float) -> bool:
+        def step(watch: Watch, now: float) -> Next:
             steps.append(mine)
             scopes[id(other)].cancel()
-            return False
+            return Next.READER
 
         with scopes[id(mine)]:
             await mine.poller.watch(mine.ours, step)
@@ -153,12 +165,12 @@ async def test_a_step_may_cancel_who_watches_another_socket(nursery: trio.Nurser
 async def test_a_step_may_cancel_who_watches_its_own_socket(
     error: Exception | None, is_led: bool, watched: Watched, nursery: trio.Nursery
 ) -> None:
-    def step(now: float) -> bool:
-        watched.step(now)
+    def step(watch: Watch, now: float) -> Next:
+        watched.step(watch, now)
         watching.cancel()
         if error is not None:
             raise error
-        return False
+        return Next.READER
 
     watching = await begin(nursery, watched.poller.watch, watched.ours, step)
     if is_led:
@@ -226,6 +238,193 @@ async def test_a_number_that_was_closed_and_is_used_again_is_not_mistaken(
     same_number.close()
     watched.close()
     other.close()
+
+
+# What follows a step
+
+
+class Scripted(Watched):
+    """What is to follow each of its steps is known before; they read nothing.
+
+    :ivar watch_of_step: that of the last step.
+    """
+
+    watch_of_step: Watch
+
+    def __init__(self, poller: Poller, *script: Next) -> None:
+        super().__init__(poller)
+        self._script = list(script)
+        self.theirs.send(b"unread")
+
+    def step(self, watch: Watch, now: float) -> Next:
+        self.watch_of_step = watch
+        self.received.append(b"")
+        return self._script.pop(0)
+
+    def resume(self) -> None:
+        self.poller.resume(self.watch_of_step)
+
+
+async def test_a_step_may_have_another_one_when_others_have_had_their_turn(
+    nursery: trio.Nursery,
+) -> None:
+    one = Scripted(current_poller(), Next.AGAIN, Next.AGAIN, Next.READER)
+    two = Scripted(current_poller(), Next.AGAIN, Next.AGAIN, Next.AGAIN, Next.READER)
+    ticks = Ticks([one])
+    trio.lowlevel.add_instrument(ticks)
+    async with trio.open_nursery() as watching:
+        watching.start_soon(one.watch)
+        watching.start_soon(two.watch)
+    trio.lowlevel.remove_instrument(ticks)
+    assert sorted(set(ticks.counts)) == [0, 1, 2, 3]
+    assert len(two.received) == 4
+    one.close()
+    two.close()
+
+
+async def test_those_that_want_another_step_let_others_have_their_turn_in_between(
+    nursery: trio.Nursery, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("trio_ws._poller._STEP", 0)
+    several = [Scripted(current_poller(), Next.AGAIN, Next.READER) for _ in range(3)]
+    ticks = Ticks([*several])
+    trio.lowlevel.add_instrument(ticks)
+    async with trio.open_nursery() as watching:
+        for watched in several:
+            watching.start_soon(watched.watch)
+    trio.lowlevel.remove_instrument(ticks)
+    assert all(later - earlier <= 2 for earlier, later in itertools.pairwise(ticks.counts))
+    for watched in several:
+        watched.close()
+
+
+async def test_a_pause_lasts_until_it_is_resumed(nursery: trio.Nursery) -> None:
+    """And whoever watches rests, though there is something to read."""
+    watched = Scripted(current_poller(), Next.AGAIN, Next.PAUSE, Next.READER)
+    watching = await begin(nursery, watched.watch)
+    await trio.testing.wait_all_tasks_blocked()
+    assert watched.poller.find(watched.ours) is None
+    assert len(watched.received) == 2
+    watched.resume()
+    await watching.result()
+    assert len(watched.received) == 3
+    watched.resume()
+    await trio.testing.wait_all_tasks_blocked()
+    assert len(watched.received) == 3
+    watched.close()
+
+
+async def test_a_step_in_the_next_tick_is_not_for_who_watches_the_socket_by_then(
+    nursery: trio.Nursery,
+) -> None:
+    watched = Scripted(current_poller(), Next.PAUSE, Next.READER)
+    watching = await begin(nursery, watched.watch)
+    watched.ours.recv(100)
+
+    async def send_later() -> None:
+        await trio.testing.wait_all_tasks_blocked()
+        assert len(watched.received) == 1
+        watched.theirs.send(b"unread")
+
+    nursery.start_soon(send_later)
+    watched.resume()
+    watching.cancel()
+    await watched.watch()
+    assert len(watched.received) == 2
+    watched.close()
+
+
+async def test_a_leader_does_not_wait_out_a_pause(watched: Watched, nursery: trio.Nursery) -> None:
+    watches: list[Watch] = []
+
+    def step(watch: Watch, now: float) -> Next:
+        watches.append(watch)
+        return Next.PAUSE if watched.step(watch, now) is Next.READ else Next.READER
+
+    watching = await begin(nursery, watched.poller.watch, watched.ours, step)
+    leading = await begin(nursery, Leading(watched).lead)
+    watched.theirs.send(b"1")
+    await leading.result()
+    watched.theirs.send(b"end")
+    await trio.testing.wait_all_tasks_blocked()
+    assert watched.received == [b"1"]
+    watched.poller.resume(watches[0])
+    await watching.result()
+    assert watched.received == [b"1", b"end"]
+    watched.close()
+
+
+async def test_a_pause_leaves_a_socket_alone_that_has_failed(nursery: trio.Nursery) -> None:
+    """Epoll tells of that though nobody asks."""
+    watched = Scripted(current_poller(), Next.PAUSE, Next.READER)
+    watching = await begin(nursery, watched.watch)
+    watched.theirs.close()
+    await trio.testing.wait_all_tasks_blocked()
+    assert len(watched.received) == 1
+    watched.resume()
+    await watching.result()
+    watched.close()
+
+
+async def test_after_a_pause_the_socket_is_watched_as_before(
+    watched: Watched, nursery: trio.Nursery
+) -> None:
+    watches: list[Watch] = []
+
+    def step(watch: Watch, now: float) -> Next:
+        watches.append(watch)
+        return Next.PAUSE if len(watches) == 1 else watched.step(watch, now)
+
+    watched.theirs.send(b"1")
+    watching = await begin(nursery, watched.poller.watch, watched.ours, step)
+    assert watched.received == []
+    watched.poller.resume(watches[0])
+    for data in (b"2", b"end"):
+        await trio.testing.wait_all_tasks_blocked()
+        watched.theirs.send(data)
+    await watching.result()
+    assert watched.received == [b"1", b"2", b"end"]
+    watched.close()
+
+
+async def test_a_socket_that_was_closed_in_a_pause_is_found_out_by_the_next_step(
+    nursery: trio.Nursery,
+) -> None:
+    watched = Scripted(current_poller(), Next.PAUSE, Next.READ)
+    watching = await begin(nursery, watched.watch)
+    watched.ours.close()
+    watched.resume()
+    with pytest.raises(trio.ClosedResourceError):
+        await watching.result()
+    watched.close()
+
+
+@pytest.mark.parametrize("following", Next)
+async def test_what_is_cancelled_after_a_pause_is_not_watched(
+    following: Next, nursery: trio.Nursery
+) -> None:
+    watched = Scripted(current_poller(), Next.PAUSE)
+    watching = await begin(nursery, watched.watch)
+    watched.resume()
+    watching.cancel()
+    await trio.testing.wait_all_tasks_blocked()
+    assert watching.was_cancelled
+    assert len(watched.received) == 1
+
+    def step(watch: Watch, now: float) -> Next:
+        if Scripted.step(watched, watch, now) is Next.READ:
+            again.cancel()
+            return following
+        return Next.PAUSE
+
+    watched._script += [Next.PAUSE, Next.READ, Next.READER]
+    again = await begin(nursery, watched.poller.watch, watched.ours, step)
+    watched.resume()
+    await trio.testing.wait_all_tasks_blocked()
+    assert again.was_cancelled
+    assert len(watched.received) == 3
+    await watched.watch()
+    watched.close()
 
 
 # Leading
@@ -420,9 +619,9 @@ async def test_a_leader_may_be_cancelled_when_somebody_else_closes_the_socket(
 async def test_a_leader_does_not_wait_for_a_socket_that_its_step_has_closed(
     watched: Watched, nursery: trio.Nursery
 ) -> None:
-    def close(now: float) -> bool:
+    def close(watch: Watch, now: float) -> Next:
         watched.ours.close()
-        return True
+        return Next.READ
 
     watching = await begin(nursery, watched.poller.watch, watched.ours, close)
     leading = await begin(nursery, Leading(watched).lead)
@@ -440,13 +639,13 @@ async def test_what_is_led_since_the_poller_has_heard_of_it_is_left_to_the_leade
     readers: list[trio.lowlevel.Task] = []
     has_begun = trio.Event()
 
-    def begin_to_lead(now: float) -> bool:
+    def begin_to_lead(watch: Watch, now: float) -> Next:
         has_begun.set()
-        return False
+        return Next.READER
 
-    def note_reader(now: float) -> bool:
+    def note_reader(watch: Watch, now: float) -> Next:
         readers.append(trio.lowlevel.current_task())
-        return last.step(now)
+        return last.step(watch, now)
 
     async def lead() -> trio.lowlevel.Task:
         leader = Leading(last)
@@ -523,7 +722,158 @@ def test_at_the_end_of_a_run_who_is_shielded_goes_on_without_the_poller(kind: st
     assert received == ["hello"]
 
 
+def test_at_the_end_of_a_run_a_pause_goes_on_without_the_poller() -> None:
+    received: list[str | bytes] = []
+
+    async def receive() -> None:
+        with trio.CancelScope(shield=True):
+            async with trio.open_nursery() as nursery:
+                ws, peer, _ = await open_full(nursery, await make_streams("socket"))
+                is_full.set()
+                await trio.testing.wait_all_tasks_blocked()
+                assert not current_poller().can_watch
+                received.extend(await receive_slowly(ws, 3))
+                await peer.stream.aclose()
+
+    async def main() -> None:
+        trio.lowlevel.spawn_system_task(receive)
+        await is_full.wait()
+
+    is_full = trio.Event()
+    trio.run(main)
+    assert received == ["one", "two", "three"]
+
+
 # Streams
+
+
+class StepsOfReaders(trio.abc.Instrument):
+    """Counts those of the streams' own tasks."""
+
+    count = 0
+
+    def before_task_step(self, task: trio.lowlevel.Task) -> None:
+        self.count += task.name == "trio_ws reader"
+
+
+@pytest.mark.parametrize("kind", ["watched", "socket"])
+async def test_the_reader_of_a_busy_stream_sleeps(kind: str, nursery: trio.Nursery) -> None:
+    ws, peer = await open_with_peer(
+        nursery, Role.SERVER, await make_streams(kind), max_inbox_size=64 * 1024
+    )
+    await trio.testing.wait_all_tasks_blocked()
+    messages = [bytes([number]) * 10_000 for number in range(100)]
+    instrument = StepsOfReaders()
+    trio.lowlevel.add_instrument(instrument)
+    async with trio.open_nursery() as sending:
+        sending.start_soon(peer.send, *[Frame(BINARY, message) for message in messages])
+        assert [await ws.receive() for _ in messages] == messages
+    trio.lowlevel.remove_instrument(instrument)
+    assert instrument.count == 0
+    await peer.stream.aclose()
+
+
+async def open_full(
+    nursery: trio.Nursery, streams: Streams
+) -> tuple[WebSocketStream, RawPeer, list[str | bytes]]:
+    """A stream without room for the second of three messages, which it has read and not decoded."""
+    ws, peer = await open_with_peer(nursery, Role.SERVER, streams, max_inbox_size=1)
+    await trio.testing.wait_all_tasks_blocked()
+    await peer.send(Frame(TEXT, b"one"), Frame(TEXT, b"two"), Frame(TEXT, b"three"))
+    await trio.testing.wait_all_tasks_blocked()
+    assert ws.statistics().messages_received == 1
+    return ws, peer, ["one", "two", "three"]
+
+
+async def receive_slowly(ws: WebSocketStream, count: int) -> list[str | bytes]:
+    received = []
+    for _ in range(count):
+        received.append(await ws.receive())
+        await trio.testing.wait_all_tasks_blocked()
+    return received
+
+
+@pytest.mark.parametrize("kind", ["watched", "socket"])
+async def test_a_larger_inbox_ends_a_pause(kind: str, nursery: trio.Nursery) -> None:
+    ws, peer, messages = await open_full(nursery, await make_streams(kind))
+    ws.configure(max_inbox_size=10_000)
+    await trio.testing.wait_all_tasks_blocked()
+    assert ws.statistics().messages_received == 3
+    assert await receive_slowly(ws, 3) == messages
+    await peer.stream.aclose()
+
+
+@pytest.mark.parametrize("method", ["aclose", "wait_closed"])
+@pytest.mark.parametrize("kind", ["watched", "socket"])
+async def test_who_wants_the_messages_no_more_ends_a_pause(
+    kind: str, method: str, nursery: trio.Nursery
+) -> None:
+    ws, peer, _ = await open_full(nursery, await make_streams(kind))
+    await peer.send(close_frame(1000))
+    closing = await begin(nursery, getattr(ws, method))
+    await peer.stream.aclose()
+    await closing.result()
+    assert ws.close_reason == (1000, "")
+
+
+async def test_a_pause_outlasts_a_reset(nursery: trio.Nursery) -> None:
+    ws, peer, messages = await open_full(nursery, await make_streams("tcp"))
+    await reset(peer.stream)
+    assert await receive_slowly(ws, 3) == messages
+    with pytest.raises(ConnectionClosedError):
+        await ws.receive()
+
+
+async def test_a_pause_ends_with_the_nursery(nursery: trio.Nursery) -> None:
+    async with trio.open_nursery() as inner:
+        ws, peer, _ = await open_full(inner, await make_streams("socket"))
+        inner.cancel_scope.cancel()
+    with pytest.raises(trio.ClosedResourceError):
+        await ws.receive()
+    stream = weakref.ref(ws)
+    del ws
+    assert stream() is None
+    await peer.stream.aclose()
+
+
+async def test_what_was_read_before_somebody_else_closed_the_socket_is_received_still(
+    nursery: trio.Nursery,
+) -> None:
+    """Though its number is in use again."""
+    ws, peer, messages = await open_full(nursery, await make_streams("watched"))
+    assert isinstance(ws.transport_stream, trio.SocketStream)
+    number = ws.transport_stream.socket.fileno()
+    await ws.transport_stream.aclose()
+    streams = await make_streams("socket")
+    assert isinstance(streams[0], trio.SocketStream)
+    assert streams[0].socket.fileno() == number
+    other, other_peer = await open_with_peer(nursery, Role.SERVER, streams)
+    await trio.testing.wait_all_tasks_blocked()
+    assert await receive_slowly(ws, 3) == messages
+    with pytest.raises(ConnectionClosedError) as info:
+        await ws.receive()
+    assert isinstance(info.value.__cause__, trio.ClosedResourceError)
+    await other_peer.send(Frame(TEXT, b"hello"))
+    assert await other.receive() == "hello"
+    await peer.stream.aclose()
+    await other_peer.stream.aclose()
+
+
+async def test_a_full_inbox_that_nobody_will_empty_is_the_end_once_a_write_has_failed(
+    nursery: trio.Nursery,
+) -> None:
+    """Who receives may be waiting to send."""
+    ours, theirs = await make_streams("socket")
+    ws, peer, _ = await open_full(nursery, (ours, theirs))
+    assert isinstance(theirs, trio.SocketStream)
+    theirs.socket.shutdown(socket.SHUT_RD)
+    await ws.send("this write fails")
+    sending = await begin(nursery, peer.send, *[Frame(BINARY, bytes(100_000))] * 10)
+    with pytest.raises(trio.BrokenResourceError):
+        await sending.result()
+    assert ws.close_reason is not None
+    assert ws.close_reason.code == 1006
+    await peer.stream.aclose()
 
 
 async def test_streams_are_watched_while_there_are_many(nursery: trio.Nursery) -> None:
@@ -605,7 +955,9 @@ async def test_a_callback_sees_the_context_of_who_gave_it(
 async def test_a_step_that_finds_nothing_to_read_changes_nothing(nursery: trio.Nursery) -> None:
     ws, peer = await open_with_peer(nursery, Role.SERVER, await make_streams("watched"))
     await trio.testing.wait_all_tasks_blocked()
-    assert ws._read_available(trio.current_time())
+    watch = ws._transport.watched_by(current_poller())
+    assert watch is not None
+    assert ws._read_available(watch, trio.current_time()) is Next.READ
     await peer.send(Frame(TEXT, b"hello"))
     assert await ws.receive() == "hello"
     await peer.stream.aclose()

@@ -20,7 +20,7 @@ from raw_peer import Streams
 from transports import read_all
 
 from trio_ws._frames import Buffer
-from trio_ws._poller import current_poller
+from trio_ws._poller import Next, current_poller
 from trio_ws._transport import (
     _SMALL_READ as SMALL_READ,
 )
@@ -327,7 +327,7 @@ async def test_only_a_socket_can_be_watched() -> None:
     transport = StreamTransport(Sink())
     assert not transport.can_watch
     with pytest.raises(NotImplementedError):
-        await transport.watch(current_poller(), lambda now: False)
+        await transport.watch(current_poller(), lambda watch, now: Next.READER)
 
 
 async def test_a_stream_without_half_close_says_so() -> None:

@@ -16,15 +16,18 @@ class Inbox:
     """The messages of one stream that wait for ``receive``, in the order in which they arrived.
 
     :ivar size: their bytes (of text, its characters), and :data:`FRAME_COST` for each.
+    :ivar resume_size: at this size there is room again for who fills it, and pauses meanwhile;
+        negative while nobody does.
     """
 
-    __slots__ = ("_messages", "_offset", "size")
+    __slots__ = ("_messages", "_offset", "resume_size", "size")
 
     def __init__(self) -> None:
         self._messages = _EMPTY
         # Of the first message, this much has been taken in parts.
         self._offset = 0
         self.size = 0
+        self.resume_size = -1
 
     def __bool__(self) -> bool:
         return bool(self._messages)

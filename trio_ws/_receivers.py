@@ -14,7 +14,7 @@ from ._inbox import Inbox
 from ._payloads import Message
 from ._poller import Poller, Watch
 from ._protocol import Protocol
-from ._waiting import Sleeper, Waiter, call_nobody
+from ._waiting import Waiter, call_nobody
 
 
 class Receiver(Waiter):
@@ -46,24 +46,21 @@ class Receivers:
 
     :param inbox: the messages that have arrived: while any task waits there are none.
     :param protocol: it has the part of a message that is still arriving.
-    :param reader: the one that fills the inbox, asleep while it is full.
-    :param on_waiting: called when a task begins to wait, and *reader* is asleep.
+    :param on_waiting: called when a task begins to wait, and who fills the inbox pauses.
     :ivar waiting: the tasks that wait for them, in turn.
     """
 
-    __slots__ = ("_inbox", "_on_waiting", "_protocol", "_reader", "waiting")
+    __slots__ = ("_inbox", "_on_waiting", "_protocol", "waiting")
 
     def __init__(
         self,
         inbox: Inbox,
         protocol: Protocol,
-        reader: Sleeper,
         *,
         on_waiting: Callable[[], None],
     ) -> None:
         self._inbox = inbox
         self._protocol = protocol
-        self._reader = reader
         self._on_waiting = on_waiting
         # As a rule it is one task, for which a list takes half the time of a dict.
         self.waiting: list[Receiver] = []
@@ -80,7 +77,7 @@ class Receivers:
         Cancellation takes the receiver out of the queue, and nothing has happened.
         """
         self.waiting.append(receiver)
-        if self._reader.task is not None:
+        if self._inbox.resume_size >= 0:
             self._on_waiting()
         return receiver.wait(self._forget)
 

@@ -58,7 +58,7 @@ from ._payloads import (
     to_bytes,
 )
 from ._pings import Pings, fresh_payload
-from ._poller import current_poller
+from ._poller import Next, Watch, current_poller
 from ._protocol import (
     RECEIVING,
     Close,
@@ -83,6 +83,7 @@ logger = logging.getLogger("trio_ws")
 
 # An attribute of an enum costs as much as a whole check.
 _OPEN: Final = State.OPEN
+_READ: Final = Next.READ
 
 _DECODE_STEP: Final = 256 * 1024
 """What the reader decodes before others have their turn, in the units of ``Protocol.decode``."""
@@ -166,6 +167,7 @@ class WebSocketStream(trio.abc.Channel[str | bytes]):
         "_options",
         "_outbox",
         "_paused_reader",
+        "_paused_watch",
         "_pings",
         "_poller",
         "_protocol",
@@ -174,7 +176,6 @@ class WebSocketStream(trio.abc.Channel[str | bytes]):
         "_released",
         "_request",
         "_response",
-        "_resume_size",
         "_senders",
         "_stream",
         "_subprotocol",
@@ -216,14 +217,11 @@ class WebSocketStream(trio.abc.Channel[str | bytes]):
         )
         # Waiting tasks
         self._inbox = Inbox()
+        # While there is no room the reader sleeps; or who reads for it leaves this watch alone.
         self._paused_reader = Sleeper()
-        # At this size of the inbox the reader may go on; it is negative while it does not pause.
-        self._resume_size = -1
+        self._paused_watch: Watch | None = None
         self._receivers = Receivers(
-            self._inbox,
-            self._protocol,
-            self._paused_reader,
-            on_waiting=self._wake_reader_if_room,
+            self._inbox, self._protocol, on_waiting=self._wake_reader_if_room
         )
         self._discarders = 0
         # Sending
@@ -476,7 +474,7 @@ class WebSocketStream(trio.abc.Channel[str | bytes]):
         message = inbox.take()
         if len(message) >= _FREE_BYTES:
             self._ticker.charge(len(message) // _BYTES_FOR_ONE)
-        if inbox.size <= self._resume_size:
+        if inbox.size <= inbox.resume_size:
             self._wake_reader_if_room()
         return message
 
@@ -925,7 +923,9 @@ class WebSocketStream(trio.abc.Channel[str | bytes]):
                 try:
                     await transport.watch(self._poller, self._read_available)
                 except trio.ClosedResourceError as closed:
-                    self._lose(closed)
+                    if not protocol.stalled:
+                        # Else it comes here again, when what has been read is decoded.
+                        self._lose(closed)
                 continue
             data: Buffer | None = None
             error: Exception | None = None
@@ -945,26 +945,40 @@ class WebSocketStream(trio.abc.Channel[str | bytes]):
             if data is not None:
                 self._take(data, self._room(), trio.current_time())
 
-    def _read_available(self, now: float) -> bool:
-        """One read, in the poller's task or a leader's; whether the next one needs nothing of the
-        reader.
+    def _read_available(self, watch: Watch, now: float) -> Next:
+        """One read, or what the decoder has kept of the one before, in a task of the poller's or a
+        leader's; and what is to follow.
         """
-        transport, room = self._transport, self._room()
-        if room <= 0:
-            # A cancelled receive has left a part of a message that is above the bound of the inbox.
-            return False
-        try:
-            data = transport.receive_nowait(self._receive_limit(room))
-        except Exception as error:
-            self._lose(error)
-            return False
-        if data is not None:
-            self._take(data, room, now)
-        protocol = self._protocol
-        if protocol.stalled or protocol.state not in RECEIVING or not transport.can_watch:
-            return False
-        nothing_waits = not self._inbox.size and not protocol.in_message
-        return nothing_waits or self._room() > 0
+        protocol, transport, room = self._protocol, self._transport, self._room()
+        following = _READ
+        # A cancelled receive may have left a part of a message that is above that of the inbox.
+        if room > 0:
+            if protocol.stalled:
+                self._handle(protocol.decode(b"", room))
+                # So much has come that there may be more; not to be told of it saves three calls.
+                following = Next.AGAIN
+            else:
+                try:
+                    data = transport.receive_nowait(self._receive_limit(room))
+                except Exception as error:
+                    self._lose(error)
+                    return Next.READER
+                if data is not None:
+                    self._take(data, room, now)
+        if protocol.is_ending or protocol.state not in RECEIVING or not transport.can_watch:
+            return Next.READER
+        may_be_full = self._inbox.size or protocol.in_message
+        if may_be_full and self._room() <= 0:
+            return self._pause_watch(watch)
+        return Next.AGAIN if protocol.stalled else following
+
+    def _pause_watch(self, watch: Watch) -> Next:
+        """There is no room; unless nobody will make any, which is for the reader to see."""
+        if self._writer.error is not None:
+            return Next.READER
+        self._begin_pause()
+        self._paused_watch = watch
+        return Next.PAUSE
 
     def _take(self, data: Buffer, room: int, now: float) -> None:
         """Bytes that the transport has brought; none if it has ended."""
@@ -1010,25 +1024,36 @@ class WebSocketStream(trio.abc.Channel[str | bytes]):
         return min(_DECODE_STEP, room)
 
     async def _pause(self) -> None:
-        """Wait for room in the inbox. Silence does not count meanwhile."""
+        """Wait for room in the inbox."""
+        self._begin_pause()
+        await self._paused_reader.sleep()
+
+    def _begin_pause(self) -> None:
+        """Silence does not count from now on."""
         self._deadlines.pause()
         self._set_resume_size()
-        await self._paused_reader.sleep()
 
     def _wake_reader_if_room(self) -> None:
         """Whoever makes room in the inbox calls this. Half of it must be free, to wake seldom."""
-        if self._paused_reader.task is None:
+        if self._inbox.resume_size < 0:
             return
         room = self._room()
         # An empty inbox is room enough: what is held then is a message that waits for its rest.
         is_enough = room >= self._enough_room() or (room >= 1 and not self._inbox)
         if is_enough or self._writer.error is not None:
-            self._resume_size = -1
-            self._paused_reader.wake()
+            self._inbox.resume_size = -1
+            self._resume()
             self._deadlines.resume(trio.current_time())
             self._set_timer()
         else:
             self._set_resume_size()
+
+    def _resume(self) -> None:
+        watch, self._paused_watch = self._paused_watch, None
+        if watch is not None:
+            self._poller.resume(watch)
+        if self._paused_reader:
+            self._paused_reader.wake()
 
     def _enough_room(self) -> int:
         return max(min(self._options.max_inbox_size // 2, _DECODE_STEP), 1)
@@ -1036,7 +1061,7 @@ class WebSocketStream(trio.abc.Channel[str | bytes]):
     def _set_resume_size(self) -> None:
         # So that a receive need not find out how much room there is: that took 0.3 us.
         free = self._options.max_inbox_size - self._protocol.partial_size
-        self._resume_size = max(free - self._enough_room(), 0)
+        self._inbox.resume_size = max(free - self._enough_room(), 0)
 
     def _handle(self, events: list[Event]) -> None:
         if self._protocol.only_messages:
@@ -1170,6 +1195,7 @@ class WebSocketStream(trio.abc.Channel[str | bytes]):
             self._discard_messages()
         self._protocol.end()
         self._timer.close()
+        self._paused_watch = None
         self._writer.stop()
         if self._deflater is not None:
             self._deflater.forget()

@@ -15,14 +15,14 @@ import errno
 import os
 import socket
 import threading
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Sequence
 from contextlib import suppress
 from typing import Final, TypeGuard
 
 import trio
 
 from ._frames import Buffer
-from ._poller import Poller, Watch, closed_error, descriptor_of
+from ._poller import Poller, Step, Watch, closed_error, descriptor_of
 
 RECEIVE_SIZE: Final = 256 * 1024
 """Bytes that one system call reads at most."""
@@ -92,11 +92,11 @@ class Transport(abc.ABC):
         """
 
     @abc.abstractmethod
-    def watch(self, poller: Poller, step: Callable[[float], bool]) -> Awaitable[None]:
+    def watch(self, poller: Poller, step: Step) -> Awaitable[None]:
         """Have *step* called whenever :meth:`receive_nowait` is worth a try: :class:`Poller`."""
 
     def watched_by(self, poller: Poller) -> Watch | None:
-        """How *poller* watches it, or None if it does not.
+        """What :meth:`Poller.find` says of it.
 
         Raises ``trio.ClosedResourceError`` if somebody else has closed it.
         """
@@ -167,7 +167,7 @@ class SocketTransport(Transport):
             descriptor_of(self._socket)
         )
 
-    def watch(self, poller: Poller, step: Callable[[float], bool]) -> Awaitable[None]:
+    def watch(self, poller: Poller, step: Step) -> Awaitable[None]:
         return poller.watch(self._socket, step)
 
     def watched_by(self, poller: Poller) -> Watch | None:
@@ -286,7 +286,7 @@ class StreamTransport(Transport):
         self._was_full = is_full
         self._received = received
 
-    def watch(self, poller: Poller, step: Callable[[float], bool]) -> Awaitable[None]:
+    def watch(self, poller: Poller, step: Step) -> Awaitable[None]:
         raise NotImplementedError("only a socket can be watched")
 
     def receive_nowait(self, max_bytes: int) -> Buffer | None:
