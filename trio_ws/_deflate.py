@@ -480,10 +480,10 @@ class Inflater:
         "_final",
         "_input",
         "_library",
-        "_position",
         "_stream",
         "_unended",
         "context_takeover",
+        "input_left",
         "needs_input",
         "window_bits",
     )
@@ -496,15 +496,11 @@ class Inflater:
         self._library = library
         self._stream: _Decompressor | None = None
         self._input = b""
-        self._position = 0
+        self.input_left = 0
+        """Bytes of what was fed that are not used up."""
         self._final = False
         # Whether a block may be open: the payload goes beyond the last BFINAL, if there was one.
         self._unended = False
-
-    @property
-    def input_left(self) -> int:
-        """Bytes of what was fed that are not used up."""
-        return len(self._input) - self._position
 
     def feed(self, data: Buffer, final: bool) -> None:
         """Take the next piece of the message's payload, unmasked.
@@ -520,7 +516,7 @@ class Inflater:
         if data:
             self._unended = True
         self._input = bytes(data)
-        self._position = 0
+        self.input_left = len(self._input)
         self.needs_input = False
         if not self._input:
             self._end_input()
@@ -539,32 +535,36 @@ class Inflater:
             raise ValueError("max_bytes must be at least 1")
         if self.needs_input:
             return b""
-        if self._stream is None:
-            self._stream = self._library.decompressobj(-self.window_bits)
         stream = self._stream
-        step = self._input[self._position : self._position + max_input]
-        output = self._decompress(stream, step, max_bytes)
+        if stream is None:
+            stream = self._stream = self._library.decompressobj(-self.window_bits)
+        left = self.input_left
+        start = len(self._input) - left
+        step = self._input[start : start + max_input]
+        try:
+            output = stream.decompress(step, max_bytes)
+        except self._library.error as error:
+            raise InflateError(_broken_rule(str(error).rpartition(": ")[2])) from None
         if stream.eof:
-            self._position += len(step) - len(stream.unused_data)
+            self.input_left = left - len(step) + len(stream.unused_data)
             self._end_stream()
         else:
-            self._position += len(step) - len(stream.unconsumed_tail)
+            self.input_left = left = left - len(step) + len(stream.unconsumed_tail)
             # zlib may hold back more if it was stopped by the bound.
-            if self._position == len(self._input) and len(output) < max_bytes:
+            if not left and len(output) < max_bytes:
                 self._end_input()
         return output
 
     def _end_stream(self) -> None:
         """A block with BFINAL has ended: what follows, if anything, is a stream of its own."""
         self._stream = None
-        if self._position == len(self._input):
+        if not self.input_left:
             # Nothing follows: the tail belongs to an empty block that was not begun.
             self._unended = False
             self._end_input()
 
     def _end_input(self) -> None:
         self._input = b""
-        self._position = 0
         self.needs_input = True
         if self._final:
             if self._unended and self._stream is not None:
@@ -587,12 +587,6 @@ class Inflater:
             raise InflateError(_broken_rule("it is cut off"))
         if stream.eof:
             self._stream = None
-
-    def _decompress(self, stream: _Decompressor, data: bytes, max_bytes: int) -> bytes:
-        try:
-            return stream.decompress(data, max_bytes)
-        except self._library.error as error:
-            raise InflateError(_broken_rule(str(error).rpartition(": ")[2])) from None
 
 
 def _broken_rule(why: str) -> str:

@@ -364,8 +364,9 @@ class Protocol:
             )
             if position == end:
                 return messages  # type: ignore[return-value]  # which nobody adds to
-            events += messages
-            data = memoryview(data)[position:]
+            if position:
+                events += messages
+                data = memoryview(data)[position:]
         self._decode_kept_and(data, limit, events)
         self.in_message = self._opcode is not None
         if self._last is not None:
