@@ -957,7 +957,7 @@ async def test_a_step_that_finds_nothing_to_read_changes_nothing(nursery: trio.N
     await trio.testing.wait_all_tasks_blocked()
     watch = ws._transport.watched_by(current_poller())
     assert watch is not None
-    assert ws._read_available(watch, trio.current_time()) is Next.READ
+    assert ws._reader._read_available(watch, trio.current_time()) is Next.READ
     await peer.send(Frame(TEXT, b"hello"))
     assert await ws.receive() == "hello"
     await peer.stream.aclose()

@@ -223,6 +223,7 @@ class Protocol:
         "_size",
         "_undecoded",
         "_utf8_pending",
+        "bytes_received",
         "close_received",
         "close_sent",
         "discarding",
@@ -246,6 +247,8 @@ class Protocol:
         self.close_sent: CloseReason | None = None
         self.close_received: CloseReason | None = None
         self.failure: CloseReason | None = None
+        self.bytes_received = 0
+        """Bytes that :meth:`decode` was given."""
         self.stalled = False
         """Whether :meth:`decode` has more events in what it has kept, without further data."""
         self.in_message = False
@@ -348,6 +351,7 @@ class Protocol:
             a compressed message, what it inflates to counts, each byte of its payload sixteen
             times, and :data:`FRAME_COST` for each piece in which that is done.
         """
+        self.bytes_received += len(data)
         self.only_messages = True
         if self.state not in RECEIVING:
             return []

@@ -3,11 +3,11 @@
 Theory of operation
 -------------------
 
-A background task, the reader, reads the transport while the inbox has room, decodes, hands messages
-to the tasks that wait in ``receive``, answers pings, resolves pongs, and drives the closing
-handshake. All that happens between two of its awaits is one step that nobody sees half done. While
-it is only one read after the other, of a socket, the reader sleeps and others take these steps for
-it: see :mod:`trio_ws._poller`.
+A background task, the reader, reads the transport while the inbox has room, hands messages to the
+tasks that wait in ``receive``, answers pings, resolves pongs, and drives the closing handshake. All
+that happens between two of its awaits is one step that nobody sees half done. How it reads, and who
+does it while it sleeps, is the business of :class:`trio_ws._reader.Reader`; what follows from what
+has arrived is done here.
 
 A ``send`` commits: it puts its message into the outbox in one synchronous step, after its last
 await. Before that step it can be cancelled without a trace; after it there is nothing to cancel.
@@ -16,8 +16,8 @@ wakes it. A ``receive`` is the mirror image: its message is handed over in the s
 
 What was committed is the business of :class:`trio_ws._writer.Writer` from then on.
 
-Who owns what: the reader alone, or who reads for it, calls ``Protocol.decode``. The reader closes
-the transport, but for terminal cancellation, which must close it at once. ``_conclude`` is the one
+Who owns what: the reader alone, or who reads for it, calls ``Protocol.decode``. Its task closes the
+transport, but for terminal cancellation, which must close it at once. ``_conclude`` is the one
 place where waiting tasks learn that the connection is over.
 """
 
@@ -58,7 +58,7 @@ from ._payloads import (
     to_bytes,
 )
 from ._pings import Pings, fresh_payload
-from ._poller import Next, Watch, current_poller
+from ._poller import current_poller
 from ._protocol import (
     RECEIVING,
     Close,
@@ -70,23 +70,19 @@ from ._protocol import (
     State,
     Violation,
 )
+from ._reader import Reader
 from ._receivers import Receiver, Receivers
 from ._senders import ControlSender, DataSender, Senders
 from ._teardown import Teardown
 from ._ticker import Timer, current_ticker
 from ._tls import make_opened_transport
-from ._transport import RECEIVE_SIZE
-from ._waiting import LateEvent, Sleeper
+from ._waiting import LateEvent
 from ._writer import Writer
 
 logger = logging.getLogger("trio_ws")
 
 # An attribute of an enum costs as much as a whole check.
 _OPEN: Final = State.OPEN
-_READ: Final = Next.READ
-
-_DECODE_STEP: Final = 256 * 1024
-"""What the reader decodes before others have their turn, in the units of ``Protocol.decode``."""
 
 _DEFLATE_PRICE: Final = 8
 """What a byte to be compressed costs of the budget of the run."""
@@ -96,9 +92,6 @@ _BYTES_FOR_ONE: Final = 4
 
 _FREE_BYTES: Final = 1024
 """A message below that is received for the price of any. To count its bytes takes 0.05 us."""
-
-_READ_AHEAD: Final = 16 * 1024
-"""Bytes that may be read beyond the room in the inbox, and wait undecoded."""
 
 _CLEAN_CODES: Final = frozenset(
     {CloseCode.NORMAL_CLOSURE, CloseCode.GOING_AWAY, CloseCode.NO_STATUS_RECEIVED}
@@ -153,7 +146,6 @@ class WebSocketStream(trio.abc.Channel[str | bytes]):
     __slots__ = (
         "__dict__",
         "__weakref__",
-        "_bytes_received",
         "_cause",
         "_closed",
         "_compression",
@@ -166,11 +158,10 @@ class WebSocketStream(trio.abc.Channel[str | bytes]):
         "_messages_received",
         "_options",
         "_outbox",
-        "_paused_reader",
-        "_paused_watch",
         "_pings",
         "_poller",
         "_protocol",
+        "_reader",
         "_reader_scope",
         "_receivers",
         "_released",
@@ -217,12 +208,7 @@ class WebSocketStream(trio.abc.Channel[str | bytes]):
         )
         # Waiting tasks
         self._inbox = Inbox()
-        # While there is no room the reader sleeps; or who reads for it leaves this watch alone.
-        self._paused_reader = Sleeper()
-        self._paused_watch: Watch | None = None
-        self._receivers = Receivers(
-            self._inbox, self._protocol, on_waiting=self._wake_reader_if_room
-        )
+        self._receivers = Receivers(self._inbox, self._protocol, on_waiting=self._resume_reading)
         self._discarders = 0
         # Sending
         self._pings = Pings()
@@ -241,7 +227,6 @@ class WebSocketStream(trio.abc.Channel[str | bytes]):
         self._timer = Timer(self._ticker, self._deadline_passed)
         self._deadlines = Deadlines(options.timeouts, trio.current_time())
         self._messages_received = 0
-        self._bytes_received = len(buffered)
 
     def _start(self, nursery: trio.Nursery, *, shield: bool) -> None:
         """Begin to read, in *nursery*; *shield* if an owner ends the stream: see :meth:`_end`."""
@@ -254,6 +239,19 @@ class WebSocketStream(trio.abc.Channel[str | bytes]):
             on_written=self._admit_senders,
             on_blocked=self._set_timer,
             on_failed=self._stop_sending,
+        )
+        self._reader = Reader(
+            self._protocol,
+            self._transport,
+            self._inbox,
+            self._receivers,
+            self._writer,
+            self._deadlines,
+            self._poller,
+            self._options.max_inbox_size,
+            handle=self._handle,
+            on_lost=self._lose,
+            on_resumed=self._set_timer,
         )
         self._teardown = Teardown(
             self._stream,
@@ -352,8 +350,9 @@ class WebSocketStream(trio.abc.Channel[str | bytes]):
         self._outbox.max_frame_size = options.max_frame_size
         self._senders.set_max_size(options.max_outbox_size)
         self._deadlines.timeouts = options.timeouts
+        self._reader.max_inbox_size = options.max_inbox_size
         self._set_timer()
-        self._wake_reader_if_room()
+        self._reader.resume_if_room()
         self._admit_senders()
         self._write_committed()
 
@@ -363,7 +362,7 @@ class WebSocketStream(trio.abc.Channel[str | bytes]):
             messages_sent=self._outbox.messages,
             messages_received=self._messages_received,
             bytes_sent=self._writer.bytes_sent,
-            bytes_received=self._bytes_received + self._teardown.bytes_discarded,
+            bytes_received=self._protocol.bytes_received + self._teardown.bytes_discarded,
             inbox_size=self._inbox.size + self._protocol.partial_size,
             outbox_size=self._outbox.size,
             tasks_waiting_send=len(self._senders),
@@ -460,7 +459,7 @@ class WebSocketStream(trio.abc.Channel[str | bytes]):
         part = self._receivers.take_part(max_bytes)
         if part is not None:
             self._ticker.charge(len(part[0]) // _BYTES_FOR_ONE)
-            self._wake_reader_if_room()
+            self._reader.resume_if_room()
             return part
         receiver = Receiver(False, max_bytes)
         await self._wait_to_receive(receiver)
@@ -475,7 +474,7 @@ class WebSocketStream(trio.abc.Channel[str | bytes]):
         if len(message) >= _FREE_BYTES:
             self._ticker.charge(len(message) // _BYTES_FOR_ONE)
         if inbox.size <= inbox.resume_size:
-            self._wake_reader_if_room()
+            self._reader.resume_if_room()
         return message
 
     def _wait_to_receive(self, receiver: Receiver) -> Awaitable[None]:
@@ -495,6 +494,9 @@ class WebSocketStream(trio.abc.Channel[str | bytes]):
     async def _raise_end(self) -> None:
         await self._ticker.turn(0)
         raise self._end_error(sending=False)
+
+    def _resume_reading(self) -> None:
+        self._reader.resume_if_room()
 
     def _check_receiving(self) -> None:
         if self._released or self._protocol.state not in RECEIVING:
@@ -785,7 +787,7 @@ class WebSocketStream(trio.abc.Channel[str | bytes]):
         if self._protocol.state is State.OPEN:
             self._commit_close(payload, _sent_reason(code, reason))
         self._settle()
-        self._wake_reader_if_room()
+        self._reader.resume_if_room()
         try:
             await self._closed.wait()
         except BaseException:
@@ -804,7 +806,7 @@ class WebSocketStream(trio.abc.Channel[str | bytes]):
         await self._ticker.turn(0)
         self._discarders += 1
         self._discard_messages()
-        self._wake_reader_if_room()
+        self._reader.resume_if_room()
         try:
             await self._closed.wait()
         finally:
@@ -897,171 +899,10 @@ class WebSocketStream(trio.abc.Channel[str | bytes]):
     async def _read_until_closed(self) -> None:
         while self._protocol.state in RECEIVING:
             try:
-                await self._read()
+                await self._reader.read()
             except Exception as fault:
                 logger.exception("internal error in %r", self)
                 self._fail(CloseCode.INTERNAL_ERROR, "internal error", fault)
-
-    async def _read(self) -> None:
-        # In one coroutine, for an idle connection holds what it stands in.
-        protocol, transport = self._protocol, self._transport
-        while protocol.state in RECEIVING:
-            if protocol.stalled:
-                await self._let_others_run()
-            room = self._room()
-            if room <= 0:
-                if self._writer.error is None:
-                    await self._pause()
-                else:
-                    # Whoever could make room may be waiting to send, which nobody will.
-                    self._lose(self._writer.error)
-                continue
-            if protocol.stalled:
-                self._handle(protocol.decode(b"", room))
-                continue
-            if self._poller.can_watch and transport.can_watch:
-                try:
-                    await transport.watch(self._poller, self._read_available)
-                except trio.ClosedResourceError as closed:
-                    if not protocol.stalled:
-                        # Else it comes here again, when what has been read is decoded.
-                        self._lose(closed)
-                continue
-            data: Buffer | None = None
-            error: Exception | None = None
-            try:
-                limit = self._receive_limit(room)
-                await transport.wait_received(limit)
-                data = transport.receive_nowait(limit)
-            except Exception as caught:
-                error = caught
-            if error is not None:
-                # A writer that is cancelled together with this task may have broken TLS already.
-                await trio.lowlevel.checkpoint_if_cancelled()
-                self._lose(error)
-                continue
-            if transport.has_unsent:
-                self._write_committed()
-            if data is not None:
-                self._take(data, self._room(), trio.current_time())
-
-    def _read_available(self, watch: Watch, now: float) -> Next:
-        """One read, or what the decoder has kept of the one before, in a task of the poller's or a
-        leader's; and what is to follow.
-        """
-        protocol, transport, room = self._protocol, self._transport, self._room()
-        following = _READ
-        # A cancelled receive may have left a part of a message that is above that of the inbox.
-        if room > 0:
-            if protocol.stalled:
-                self._handle(protocol.decode(b"", room))
-                # So much has come that there may be more; not to be told of it saves three calls.
-                following = Next.AGAIN
-            else:
-                try:
-                    data = transport.receive_nowait(self._receive_limit(room))
-                except Exception as error:
-                    self._lose(error)
-                    return Next.READER
-                if data is not None:
-                    self._take(data, room, now)
-        if protocol.is_ending or protocol.state not in RECEIVING or not transport.can_watch:
-            return Next.READER
-        may_be_full = self._inbox.size or protocol.in_message
-        if may_be_full and self._room() <= 0:
-            return self._pause_watch(watch)
-        return Next.AGAIN if protocol.stalled else following
-
-    def _pause_watch(self, watch: Watch) -> Next:
-        """There is no room; unless nobody will make any, which is for the reader to see."""
-        if self._writer.error is not None:
-            return Next.READER
-        self._begin_pause()
-        self._paused_watch = watch
-        return Next.PAUSE
-
-    def _take(self, data: Buffer, room: int, now: float) -> None:
-        """Bytes that the transport has brought; none if it has ended."""
-        if not data:
-            self._lose(self._writer.error)
-            return
-        self._deadlines.received(now)
-        self._writer.wrote_at_once = False
-        self._bytes_received += len(data)
-        self._handle(self._protocol.decode(data, room))
-
-    def _receive_limit(self, room: int) -> int:
-        """As much as one system call can bring; but not much more than there is room for, if nobody
-        waits for it.
-        """
-        if self._receivers.waiting or self._protocol.discarding:
-            return RECEIVE_SIZE
-        return min(room + _READ_AHEAD, RECEIVE_SIZE)
-
-    async def _let_others_run(self) -> None:
-        """After a full step; and before a Close or a violation, so that what came before it can be
-        answered: a task that was handed a message runs in the next tick, and the writer task, where
-        it does the writing, in the one after that.
-        """
-        await trio.lowlevel.checkpoint()
-        if self._protocol.is_ending:
-            await trio.lowlevel.checkpoint()
-            await self._writer.catch_up()
-
-    def _room(self) -> int:
-        """How much may be decoded now, in the units of ``Protocol.decode``."""
-        if self._protocol.discarding:
-            return _DECODE_STEP
-        room = self._options.max_inbox_size
-        if self._writer.error is not None:
-            # The end of the connection may be near, behind what an idle application lets wait.
-            room += RECEIVE_SIZE
-        if not self._receivers.waiting:
-            # While somebody waits, a message in progress may be larger than the inbox.
-            room -= self._inbox.size
-            if self._protocol.in_message:
-                room -= self._protocol.partial_size
-        return min(_DECODE_STEP, room)
-
-    async def _pause(self) -> None:
-        """Wait for room in the inbox."""
-        self._begin_pause()
-        await self._paused_reader.sleep()
-
-    def _begin_pause(self) -> None:
-        """Silence does not count from now on."""
-        self._deadlines.pause()
-        self._set_resume_size()
-
-    def _wake_reader_if_room(self) -> None:
-        """Whoever makes room in the inbox calls this. Half of it must be free, to wake seldom."""
-        if self._inbox.resume_size < 0:
-            return
-        room = self._room()
-        # An empty inbox is room enough: what is held then is a message that waits for its rest.
-        is_enough = room >= self._enough_room() or (room >= 1 and not self._inbox)
-        if is_enough or self._writer.error is not None:
-            self._inbox.resume_size = -1
-            self._resume()
-            self._deadlines.resume(trio.current_time())
-            self._set_timer()
-        else:
-            self._set_resume_size()
-
-    def _resume(self) -> None:
-        watch, self._paused_watch = self._paused_watch, None
-        if watch is not None:
-            self._poller.resume(watch)
-        if self._paused_reader:
-            self._paused_reader.wake()
-
-    def _enough_room(self) -> int:
-        return max(min(self._options.max_inbox_size // 2, _DECODE_STEP), 1)
-
-    def _set_resume_size(self) -> None:
-        # So that a receive need not find out how much room there is: that took 0.3 us.
-        free = self._options.max_inbox_size - self._protocol.partial_size
-        self._inbox.resume_size = max(free - self._enough_room(), 0)
 
     def _handle(self, events: list[Event]) -> None:
         if self._protocol.only_messages:
@@ -1147,7 +988,7 @@ class WebSocketStream(trio.abc.Channel[str | bytes]):
             self._give_up(error)
             return
         self._begin_close_deadline()
-        self._wake_reader_if_room()
+        self._reader.resume_if_room()
 
     # The end of the transport
 
@@ -1195,8 +1036,8 @@ class WebSocketStream(trio.abc.Channel[str | bytes]):
             self._discard_messages()
         self._protocol.end()
         self._timer.close()
-        self._paused_watch = None
         self._writer.stop()
+        self._reader.stop()
         if self._deflater is not None:
             self._deflater.forget()
         self._settle()

@@ -17,7 +17,7 @@ NOBODY: Final[OrderedDict[Any, Any]] = OrderedDict()
 bytes, and most connections are idle."""
 
 
-def call_nobody() -> None:
+def call_nobody(*_: object) -> None:
     """Takes the place of a callback that is not wanted any more.
 
     A stream and the parts of it that call it back would otherwise hold each other, and be garbage
