@@ -988,13 +988,13 @@ def frames(wire: bytes) -> list[Wire]:
     while position < len(wire):
         header = parse_header(wire, position, len(wire))
         assert header is not None
-        start = position + header.size
-        position = start + header.length
+        first, key, length, _, size = header
+        start = position + size
+        position = start + length
         payload = wire[start:position]
-        assert len(payload) == header.length
-        if header.masked:
-            payload = apply_mask(payload, wire[start - 4 : start])
-        first = header.first_byte
+        assert len(payload) == length
+        if key is not None:
+            payload = apply_mask(payload, key)
         found.append(Wire(first & 15, bool(first & 0x80), payload, first >> 4 & 7))
     return found
 

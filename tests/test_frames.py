@@ -18,14 +18,12 @@ from trio_ws._frames import (
     RSV1,
     Buffer,
     CloseCode,
-    FrameHeader,
     MaskingKeys,
     MessageFields,
     Opcode,
     is_valid_close_code,
     pack_close,
     pack_frame,
-    parse_header,
     truncate_reason,
 )
 
@@ -59,8 +57,8 @@ def test_examples_of_section_5_7(
     body = payload if key is None else twin.apply_mask(payload, key)
     assert twin.pack_header(first_byte, len(payload), key) + body == frame
     assert twin.pack_frame(first_byte, payload, key) == frame
-    header = FrameHeader(first_byte, key is not None, len(payload), True, len(frame) - len(payload))
-    assert parse_header(frame, 0, len(frame)) == header
+    header = (first_byte, key, len(payload), True, len(frame) - len(payload))
+    assert twin.parse_header(frame, 0, len(frame)) == header
 
 
 @EACH_TWIN
@@ -91,10 +89,11 @@ def test_a_length_is_encoded_in_the_fewest_bytes(
         expected += key
     header = twin.pack_header(0x82, length, key)
     assert header == expected
-    parsed = parse_header(header, 0, len(header))
-    assert parsed == FrameHeader(0x82, key is not None, length, True, len(header))
+    parsed = twin.parse_header(header, 0, len(header))
+    assert parsed == (0x82, key, length, True, len(header))
 
 
+@EACH_TWIN
 @pytest.mark.parametrize(
     ("encoded", "length"),
     [
@@ -107,18 +106,20 @@ def test_a_length_is_encoded_in_the_fewest_bytes(
     ],
 )
 @pytest.mark.parametrize("key", [b"", KEY])
-def test_a_length_in_more_bytes_than_needed_is_seen(encoded: str, length: int, key: bytes) -> None:
+def test_a_length_in_more_bytes_than_needed_is_seen(
+    twin: Twin, encoded: str, length: int, key: bytes
+) -> None:
     header = bytearray(b"\x82" + bytes.fromhex(encoded) + key)
     header[1] |= 0x80 if key else 0
-    assert parse_header(header, 0, len(header)) == FrameHeader(
-        0x82, bool(key), length, False, len(header)
-    )
+    parsed = twin.parse_header(header, 0, len(header))
+    assert parsed == (0x82, key or None, length, False, len(header))
 
 
+@EACH_TWIN
 @pytest.mark.parametrize("length", [2**63, 2**64 - 1])
-def test_a_length_with_its_top_bit_set_is_parsed_as_it_is(length: int) -> None:
+def test_a_length_with_its_top_bit_set_is_parsed_as_it_is(twin: Twin, length: int) -> None:
     header = b"\x82\x7f" + length.to_bytes(8, "big")
-    assert parse_header(header, 0, len(header)) == FrameHeader(0x82, False, length, True, 10)
+    assert twin.parse_header(header, 0, len(header)) == (0x82, None, length, True, 10)
 
 
 @EACH_TWIN
@@ -133,17 +134,16 @@ def test_a_header_is_none_until_it_is_whole_wherever_it_stands(
         data = buffer(position * b"\xff" + header + b"\xff\xff")
         whole = position + len(header)
         for end in range(position, whole):
-            assert parse_header(data, position, end) is None
+            assert twin.parse_header(data, position, end) is None
         for end in range(whole, len(data) + 1):
-            assert parse_header(data, position, end) == FrameHeader(
-                0x01, key is not None, length, True, len(header)
-            )
+            parsed = twin.parse_header(data, position, end)
+            assert parsed == (0x01, key, length, True, len(header))
 
 
 @EACH_TWIN
 @pytest.mark.parametrize("first_byte", range(256))
 def test_the_first_byte_is_handed_on_unchecked(twin: Twin, first_byte: int) -> None:
-    assert parse_header(bytes([first_byte, 0]), 0, 2) == FrameHeader(first_byte, False, 0, True, 2)
+    assert twin.parse_header(bytes([first_byte, 0]), 0, 2) == (first_byte, None, 0, True, 2)
     assert twin.pack_header(first_byte, 0, None) == bytes([first_byte, 0])
 
 
@@ -590,6 +590,8 @@ def test_messages_are_in_the_buffer(twin: Twin, position: int, end: int) -> None
         twin.decode_messages(message_frame("Hello", None), position, end, False, None, 900)
     with pytest.raises(ValueError, match="must be within the buffer"):
         twin.decode_compressed(message_frame("Hello", None), position, end, False)
+    with pytest.raises(ValueError, match="must be within the buffer"):
+        twin.parse_header(message_frame("Hello", None), position, end)
 
 
 # Compressed messages

@@ -77,14 +77,13 @@ def frames(wire: bytes) -> list[Frame]:
     while position < len(wire):
         header = parse_header(wire, position, len(wire))
         assert header is not None
-        start = position + header.size
-        position = start + header.length
+        first, key, length, _, size = header
+        start = position + size
+        position = start + length
         payload = wire[start:position]
-        assert len(payload) == header.length
-        key = wire[start - 4 : start] if header.masked else None
+        assert len(payload) == length
         if key is not None:
             payload = apply_mask(payload, key)
-        first = header.first_byte
         found.append(Frame(first & OPCODE_BITS, bool(first & FIN), payload, key))
     return found
 
@@ -382,8 +381,9 @@ def test_a_message_masked_in_pieces_is_the_message_masked_at_once(
     wire = drain(box, step)
     header = parse_header(wire, 0, len(wire))
     assert header is not None
-    key = wire[header.size - 4 : header.size]
-    assert wire[header.size :] == apply_mask(payload, key)
+    _, key, _, _, start = header
+    assert key is not None
+    assert wire[start:] == apply_mask(payload, key)
 
 
 # What is held, and what is copied

@@ -76,13 +76,14 @@ def parse(stream: bytes) -> list[Frame]:
     while position < len(stream):
         header = parse_header(stream, position, len(stream))
         assert header is not None, "a header is handed out whole"
-        first, start = header.first_byte, position + header.size
-        end = start + header.length
+        first, key, length, _, size = header
+        start = position + size
+        end = start + length
         payload = stream[start:end]
-        if header.masked:
-            payload = apply_mask(payload, stream[start - 4 : start])
+        if key is not None:
+            payload = apply_mask(payload, key)
         opcode, fin = first & OPCODE_BITS, bool(first & FIN)
-        frame = Frame(opcode, fin, header.masked, payload, header.length, position, end)
+        frame = Frame(opcode, fin, key is not None, payload, length, position, end)
         found.append(frame)
         position = end
     return found

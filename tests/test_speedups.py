@@ -29,6 +29,7 @@ FUNCTIONS = [
     "pack_frame",
     "pack_header",
     "pack_messages",
+    "parse_header",
     "validate_utf8",
 ]
 
@@ -268,9 +269,22 @@ def test_the_same_compressed_message_is_decoded(
     assert_same(lambda twin: twin.decode_compressed(exact(wire), skipped, end, masked))
 
 
+@given(st.data(), st.sampled_from(EDGES), st.integers(0, 3))
+def test_the_same_header_is_parsed(data: st.DataObject, size: int, skipped: int) -> None:
+    wire = bytes(skipped) + data.draw(any_frame(size)) + bytes(skipped)
+    end = skipped + data.draw(st.integers(0, min(len(wire) - skipped, 20)))
+    assert_same(lambda twin: twin.parse_header(exact(wire), skipped, end))
+
+
+@given(st.binary(max_size=20))
+def test_the_same_header_is_parsed_of_anything(wire: bytes) -> None:
+    assert_same(lambda twin: twin.parse_header(exact(wire), 0, len(wire)))
+
+
 @given(st.integers(-2, 9), st.integers(-2, 9))
 def test_the_same_bounds_are_refused(position: int, end: int) -> None:
     wire = _frames.pack_frame(0x81, b"Hello", None)
     assert_same(lambda twin: twin.decode_messages(wire, position, end, False, None, 1))
     wire = _frames.pack_frame(0xC1, b"Hello", None)
     assert_same(lambda twin: twin.decode_compressed(wire, position, end, False))
+    assert_same(lambda twin: twin.parse_header(wire, position, end))

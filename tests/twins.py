@@ -17,6 +17,7 @@ class Pure:
     pack_frame = staticmethod(_frames.pure_pack_frame)
     pack_header = staticmethod(_frames.pure_pack_header)
     pack_messages = staticmethod(_frames.pure_pack_messages)
+    parse_header = staticmethod(_frames.pure_parse_header)
     validate_utf8 = staticmethod(_frames.pure_validate_utf8)
 
 
@@ -36,6 +37,7 @@ else:
         pack_frame = staticmethod(_speedups.pack_frame)
         pack_header = staticmethod(_speedups.pack_header)
         pack_messages = staticmethod(_speedups.pack_messages)
+        parse_header = staticmethod(_speedups.parse_header)
         validate_utf8 = staticmethod(_speedups.validate_utf8)
 
     TWINS = [Pure, Compiled]

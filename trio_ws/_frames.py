@@ -97,26 +97,23 @@ _NEVER_ON_THE_WIRE = frozenset(
 _REGISTERED_ON_THE_WIRE = frozenset(CloseCode) - _NEVER_ON_THE_WIRE
 
 
-class FrameHeader(NamedTuple):
-    """The fixed part of a frame, RFC 6455 section 5.2, as it was on the wire."""
-
-    first_byte: int
-    masked: bool
-    length: int
-    minimal: bool
-    """Whether the length was encoded in the least number of bytes, as it must be."""
-    size: int
-    """Bytes that the header takes, the masking key included."""
+FrameHeader: TypeAlias = tuple[int, bytes | None, int, bool, int]
+"""The fixed part of a frame, RFC 6455 section 5.2, as it was on the wire: the first byte, the
+masking key or None, the length of the payload, whether that was encoded in the fewest bytes, as it
+must be, and the bytes that the header takes, the key included."""
 
 
-def parse_header(buffer: Buffer, position: int, end: int) -> FrameHeader | None:
+def pure_parse_header(buffer: Buffer, position: int, end: int, /) -> FrameHeader | None:
     """The frame header at *position*, or None if it is not whole before *end*.
 
-    Nothing is checked here: what a header may say depends on role and state.
+    Nothing is checked of it: what a header may say depends on role and state. Raises ValueError if
+    *position* or *end* are not within *buffer*.
     """
+    if not 0 <= position <= end <= len(buffer):
+        raise ValueError("position and end must be within the buffer")
     if end - position < 2:
         return None
-    second = buffer[position + 1]
+    first, second = buffer[position], buffer[position + 1]
     length = second & 0x7F
     minimal = True
     body = position + 2
@@ -132,12 +129,11 @@ def parse_header(buffer: Buffer, position: int, end: int) -> FrameHeader | None:
             return None
         length = int.from_bytes(buffer[position + 2 : body], "big")
         minimal = length > 0xFFFF
-    masked = second >= MASK_BIT
-    if masked:
-        body += 4
-        if body > end:
-            return None
-    return FrameHeader(buffer[position], masked, length, minimal, body - position)
+    if second < MASK_BIT:
+        return first, None, length, minimal, body - position
+    key = bytes(buffer[body : body + 4])
+    body += 4
+    return (first, key, length, minimal, body - position) if body <= end else None
 
 
 def pure_pack_header(first_byte: int, length: int, key: bytes | None, /) -> bytes:
@@ -292,23 +288,24 @@ def pure_decode_messages(
         raise ValueError("position and end must be within the buffer")
     messages: list[str | bytes] = []
     while limit > 0:
-        header = parse_header(buffer, position, end)
-        if header is None or header.first_byte not in _WHOLE_MESSAGES:
+        header = pure_parse_header(buffer, position, end)
+        if header is None:
             break
-        start = position + header.size
-        stop = start + header.length
-        is_legal = header.masked is masked and header.minimal
-        if not is_legal or stop > end or (max_size is not None and header.length > max_size):
+        first, key, length, minimal, size = header
+        start = position + size
+        stop = start + length
+        is_legal = first in _WHOLE_MESSAGES and (key is not None) is masked and minimal
+        if not is_legal or stop > end or (max_size is not None and length > max_size):
             break
         payload = bytes(buffer[start:stop])
-        if masked:
-            payload = pure_apply_mask(payload, bytes(buffer[start - 4 : start]))
+        if key is not None:
+            payload = pure_apply_mask(payload, key)
         try:
-            messages.append(payload.decode() if header.first_byte == _WHOLE_TEXT else payload)
+            messages.append(payload.decode() if first == _WHOLE_TEXT else payload)
         except UnicodeDecodeError:
             break
         position = stop
-        limit -= FRAME_COST + header.length
+        limit -= FRAME_COST + length
     return messages, position, limit
 
 
@@ -321,19 +318,19 @@ def pure_decode_compressed(
     :func:`pure_decode_messages` leaves it where it is, for anything else. Raises ValueError if
     *position* or *end* are not within *buffer*.
     """
-    if not 0 <= position <= end <= len(buffer):
-        raise ValueError("position and end must be within the buffer")
-    header = parse_header(buffer, position, end)
-    if header is None or header.first_byte not in _WHOLE_COMPRESSED:
+    header = pure_parse_header(buffer, position, end)
+    if header is None:
         return None
-    start = position + header.size
-    stop = start + header.length
-    if header.masked is not masked or not header.minimal or stop > end:
+    first, key, length, minimal, size = header
+    start = position + size
+    stop = start + length
+    is_legal = first in _WHOLE_COMPRESSED and (key is not None) is masked and minimal
+    if not is_legal or stop > end:
         return None
     payload = bytes(buffer[start:stop])
-    if masked:
-        payload = pure_apply_mask(payload, bytes(buffer[start - 4 : start]))
-    return header.first_byte & OPCODE_BITS, payload, stop
+    if key is not None:
+        payload = pure_apply_mask(payload, key)
+    return first & OPCODE_BITS, payload, stop
 
 
 def is_valid_close_code(code: int) -> bool:
@@ -388,6 +385,7 @@ try:
     from ._speedups import pack_frame as pack_frame
     from ._speedups import pack_header as pack_header
     from ._speedups import pack_messages as pack_messages
+    from ._speedups import parse_header as parse_header
     from ._speedups import validate_utf8 as validate_utf8
 except ImportError:
     SPEEDUPS = False
@@ -398,6 +396,7 @@ except ImportError:
     pack_frame = pure_pack_frame
     pack_header = pure_pack_header
     pack_messages = pure_pack_messages
+    parse_header = pure_parse_header
     validate_utf8 = pure_validate_utf8
 else:
     SPEEDUPS = True

@@ -480,14 +480,14 @@ class Protocol:
             if header is None:
                 break
             opcode = self._check_header(header)
-            start = position + header.size
-            stop = start + header.length
-            key = bytes(view[start - 4 : start]) if header.masked else None
+            first, key, length, _, size = header
+            start = position + size
+            stop = start + length
             if opcode >= CONTROL_BIT:
                 if stop > end:
                     break
                 payload = _unmask(view[start:stop], key)
-                limit -= FRAME_COST + header.length
+                limit -= FRAME_COST + length
                 position = stop
                 if opcode is _CLOSE:
                     self._last = Close(payload, _parse_close(payload))
@@ -495,23 +495,23 @@ class Protocol:
                 self.only_messages = False
                 events.append(Ping(payload) if opcode is _PING else Pong(payload))
                 continue
-            compressed = bool(header.first_byte & RSV1) if opcode else self._compressed
-            self._check_data_frame(opcode, header.length, compressed)
+            compressed = bool(first & RSV1) if opcode else self._compressed
+            self._check_data_frame(opcode, length, compressed)
             limit -= FRAME_COST
             position = start
-            self._begin_frame(opcode, header, key, events)
+            self._begin_frame(opcode, header, events)
         return position, False
 
     def _check_header(self, header: FrameHeader) -> Opcode:
         """The checks that need no knowledge of the frames before: RFC 6455 sections 5.1 and 5.2."""
-        first, masked, length, minimal, _ = header
+        first, key, length, minimal, _ = header
         opcode = _OPCODES[first & OPCODE_BITS]
         if first & RSV_BITS:
             self._check_reserved_bits(first & RSV_BITS, opcode)
         if opcode is None:
             raise ProtocolError(f"opcode {first & OPCODE_BITS:#x} is reserved (section 5.2)")
-        if masked is not self._peer_masks:
-            if masked:
+        if (key is not None) is not self._peer_masks:
+            if key is not None:
                 raise ProtocolError("a server must not mask its frames (section 5.1)")
             raise ProtocolError("a client must mask its frames (section 5.1)")
         if not minimal:
@@ -550,20 +550,19 @@ class Protocol:
         if limit is not None and size > limit:
             raise MessageTooBig(size, limit)
 
-    def _begin_frame(
-        self, opcode: Opcode, header: FrameHeader, key: bytes | None, events: list[Event]
-    ) -> None:
+    def _begin_frame(self, opcode: Opcode, header: FrameHeader, events: list[Event]) -> None:
+        first, key, length, _, _ = header
         if opcode is not _CONTINUATION:
             self._opcode = opcode
             self._size = 0
-            self._compressed = bool(header.first_byte & RSV1)
+            self._compressed = bool(first & RSV1)
             self._dropped = self.discarding
         if not self._compressed:
-            self._size += header.length
-        self._fin = bool(header.first_byte & FIN)
+            self._size += length
+        self._fin = bool(first & FIN)
         self._key = key
         self._offset = 0
-        self._remaining = header.length
+        self._remaining = length
         if self._remaining == 0 and self._fin:
             self._receive_payload(memoryview(b""), events)
 

@@ -4,6 +4,7 @@
    words are read and written by memcpy, because nothing says that payloads are aligned. */
 
 #define Py_LIMITED_API 0x030B0000
+#define PY_SSIZE_T_CLEAN
 #include <Python.h>
 
 #include <stdint.h>
@@ -632,6 +633,43 @@ validate_utf8(PyObject *Py_UNUSED(module), PyObject *const *arguments, Py_ssize_
 
 typedef struct {
     byte first;
+    int is_minimal;
+    const byte *key;
+    uint64_t length;
+    Py_ssize_t size;
+} Header;
+
+/* Reads the header that begins at *wire*, of which *available* bytes are there. Returns 0 if it is
+   not whole. */
+static int
+read_header(const byte *wire, Py_ssize_t available, Header *header)
+{
+    if (available < 2) {
+        return 0;
+    }
+    const int masked = (wire[1] & MASK_BIT) != 0;
+    uint64_t length = wire[1] & 0x7F;
+    const int extended = length == 126 ? 2 : length == 127 ? 8 : 0;
+    header->size = 2 + extended + (masked ? KEY_SIZE : 0);
+    if (available < header->size) {
+        return 0;
+    }
+    header->is_minimal = 1;
+    if (extended != 0) {
+        length = 0;
+        for (int index = 0; index < extended; index++) {
+            length = length << 8 | wire[2 + index];
+        }
+        header->is_minimal = length > (extended == 2 ? 125 : 0xFFFF);
+    }
+    header->first = wire[0];
+    header->key = masked ? wire + 2 + extended : NULL;
+    header->length = length;
+    return 1;
+}
+
+typedef struct {
+    byte first;
     const byte *key;
     const byte *payload;
     Py_ssize_t length;
@@ -643,36 +681,20 @@ typedef struct {
 static Py_ssize_t
 read_frame(const byte *wire, Py_ssize_t available, int masked, byte reserved, Frame *frame)
 {
-    if (available < 2) {
+    Header header;
+    if (!read_header(wire, available, &header)) {
         return 0;
     }
-    frame->first = wire[0] ^ reserved;
+    frame->first = header.first ^ reserved;
     if ((frame->first != WHOLE_TEXT && frame->first != WHOLE_BINARY) ||
-        (wire[1] & MASK_BIT) != (masked ? MASK_BIT : 0)) {
+        (header.key != NULL) != masked || !header.is_minimal ||
+        header.length > (uint64_t)(available - header.size)) {
         return 0;
     }
-    uint64_t length = wire[1] & 0x7F;
-    const int extended = length == 126 ? 2 : length == 127 ? 8 : 0;
-    const Py_ssize_t header_size = 2 + extended + (masked ? KEY_SIZE : 0);
-    if (available < header_size) {
-        return 0;
-    }
-    if (extended != 0) {
-        length = 0;
-        for (int index = 0; index < extended; index++) {
-            length = length << 8 | wire[2 + index];
-        }
-        if (length <= (extended == 2 ? 125 : 0xFFFF)) {
-            return 0;
-        }
-    }
-    if (length > (uint64_t)(available - header_size)) {
-        return 0;
-    }
-    frame->payload = wire + header_size;
-    frame->key = masked ? frame->payload - KEY_SIZE : NULL;
-    frame->length = (Py_ssize_t)length;
-    return header_size + frame->length;
+    frame->key = header.key;
+    frame->payload = wire + header.size;
+    frame->length = (Py_ssize_t)header.length;
+    return header.size + frame->length;
 }
 
 /* Room to unmask text in before it becomes a str. */
@@ -844,6 +866,33 @@ decode_compressed(PyObject *Py_UNUSED(module), PyObject *const *arguments, Py_ss
     return result;
 }
 
+PyDoc_STRVAR(parse_header_doc, "parse_header($module, buffer, position, end, /)\n--\n\n"
+                               "As trio_ws._frames.pure_parse_header.");
+
+static PyObject *
+parse_header(PyObject *Py_UNUSED(module), PyObject *const *arguments, Py_ssize_t count)
+{
+    Py_ssize_t position, end;
+    Py_buffer buffer;
+    Header header;
+    PyObject *result;
+    if (!check_count("parse_header", count, 3, 3) || !get_size(arguments[1], &position) ||
+        !get_size(arguments[2], &end) || !get_wire(arguments[0], position, end, &buffer)) {
+        return NULL;
+    }
+    if (read_header((const byte *)buffer.buf + position, end - position, &header)) {
+        /* y# makes None of NULL. */
+        result = Py_BuildValue("(iy#KOn)", header.first, (const char *)header.key,
+                               (Py_ssize_t)KEY_SIZE, (unsigned long long)header.length,
+                               header.is_minimal ? Py_True : Py_False, header.size);
+    }
+    else {
+        result = Py_NewRef(Py_None);
+    }
+    PyBuffer_Release(&buffer);
+    return result;
+}
+
 /* The module */
 
 #define FUNCTION(name) {#name, (PyCFunction)(void (*)(void))name, METH_FASTCALL, name##_doc}
@@ -856,6 +905,7 @@ static PyMethodDef functions[] = {
     FUNCTION(pack_frame),
     FUNCTION(pack_header),
     FUNCTION(pack_messages),
+    FUNCTION(parse_header),
     FUNCTION(validate_utf8),
     {NULL, NULL, 0, NULL},
 };

@@ -1,6 +1,6 @@
 from collections.abc import Iterable
 
-from ._frames import Buffer, MessageFields
+from ._frames import Buffer, FrameHeader, MessageFields
 
 def apply_mask(payload: Buffer, key: bytes, offset: int = 0, /) -> bytes: ...
 def decode_compressed(
@@ -22,4 +22,5 @@ def pack_messages(
     start: int,
     /,
 ) -> tuple[bytes, list[int], int]: ...
+def parse_header(buffer: Buffer, position: int, end: int, /) -> FrameHeader | None: ...
 def validate_utf8(pending: bytes, data: Buffer, final: bool, /) -> bytes: ...
