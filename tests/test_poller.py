@@ -286,6 +286,7 @@ async def test_those_that_want_another_step_let_others_have_their_turn_in_betwee
     nursery: trio.Nursery, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("trio_ws._poller._STEP", 0)
+    monkeypatch.setattr("trio_ws._ticker._CALLS_STEP", 0)
     several = [Scripted(current_poller(), Next.AGAIN, Next.READER) for _ in range(3)]
     ticks = Ticks([*several])
     trio.lowlevel.add_instrument(ticks)

@@ -1,7 +1,8 @@
 """One task per Trio run that does for all streams what none should need a task for.
 
-It writes what was gathered in one scheduler tick at the next one, and keeps the deadlines. It also
-holds the budget: how much the streams of a run may do, all together, before somebody yields.
+It writes what was gathered in one scheduler tick at the next one, has done what else is to be done
+in the next tick, and keeps the deadlines. It also holds the budget: how much the streams of a run
+may do, all together, before somebody yields.
 
 Theory of operation
 -------------------
@@ -20,7 +21,9 @@ from __future__ import annotations
 import heapq
 import itertools
 import math
+from collections import deque
 from collections.abc import Awaitable, Callable
+from time import perf_counter
 from typing import Final, Protocol
 
 import trio
@@ -37,6 +40,9 @@ next one."""
 
 _FLUSH_PRICE: Final = 4 * 1024
 """What a stream counts in that beside its bytes: a step for those of a broadcast takes 2 ms."""
+
+_CALLS_STEP: Final = 0.0005
+"""Seconds of the calls of one tick; those for whom none are left wait for the next one."""
 
 FRAME_PRICE: Final = 2 * 1024
 """What a message costs of the budget beside its bytes."""
@@ -106,6 +112,7 @@ class Ticker:
         self._dirty: dict[Flushable, None] = {}
         # Those for whom the step before had nothing left, the next one last.
         self._flushing: list[Flushable] = []
+        self._calls: deque[Callable[[], None]] = deque()
         self._sleeper = Sleeper()
         self._deadlines: list[tuple[float, int, Timer]] = []
         self._timers_set = 0
@@ -139,6 +146,9 @@ class Ticker:
     def flush_soon(self, stream: Flushable) -> None:
         """Have *stream* flushed in the next tick, once however often it is asked for."""
         self._dirty[stream] = None
+        self._wake()
+
+    def _wake(self) -> None:
         if self._sleeper.task is not None:
             self._sleeper.wake()
 
@@ -149,6 +159,25 @@ class Ticker:
         self._dirty = {}
         while streams and work_left > 0:
             work_left -= _FLUSH_PRICE + streams.pop().flush_now()
+
+    # Going on
+
+    def call_soon(self, function: Callable[[], None]) -> None:
+        """Have *function* called in the next tick. It must not raise."""
+        self._calls.append(function)
+        self._wake()
+
+    def _call_step(self) -> None:
+        """What is to be called, unless that is too much for one step."""
+        # What is asked for meanwhile is for the next tick.
+        calls, self._calls = self._calls, deque()
+        # Trio's clock may be one that stands still.
+        ends_at = perf_counter() + _CALLS_STEP
+        while calls:
+            calls.popleft()()
+            if perf_counter() > ends_at:
+                break
+        self._calls.extendleft(reversed(calls))
 
     # Deadlines
 
@@ -194,11 +223,13 @@ class Ticker:
             next_deadline = self._deadlines[0][0] if self._deadlines else math.inf
             with trio.CancelScope(deadline=next_deadline) as self._scope:
                 while True:
-                    if self._dirty or self._flushing:
+                    if self._dirty or self._flushing or self._calls:
                         await trio.lowlevel.checkpoint()
                     else:
                         await self._sleeper.sleep()
                     self._flush_step()
+                    if self._calls:
+                        self._call_step()
             # A task that was woken by bytes together with this one has its turn first, so that a
             # process that stood still does not take its peers for silent.
             await trio.lowlevel.checkpoint()
