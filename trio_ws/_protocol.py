@@ -349,7 +349,8 @@ class Protocol:
         :param data: what the transport has brought; empty to go on after a stop. It is not kept.
         :param limit: payload bytes, and :data:`FRAME_COST` for each frame, after which to stop. Of
             a compressed message, what it inflates to counts, each byte of its payload sixteen
-            times, and :data:`FRAME_COST` for each piece in which that is done.
+            times, and :data:`FRAME_COST` for each piece in which that is done. If there are events,
+            it stops before a piece that costs more than is left.
         """
         self.bytes_received += len(data)
         self.only_messages = True
