@@ -957,6 +957,20 @@ def test_what_a_step_has_no_room_for_waits_for_the_next_one_and_comes_at_once(ro
 
 
 @BOTH_ROLES
+@pytest.mark.parametrize(("missing", "count"), [(0, 2), (1, 1)])
+def test_a_message_waits_for_the_next_step_only_if_there_is_too_little_room(
+    role: Role, missing: int, count: int
+) -> None:
+    receiver = protocol(role, takeover=False)
+    (payload,) = Sender(takeover=False)(noise(2000))
+    sent = frame(role, BINARY, payload, rsv=4)
+    each = 2 * FRAME_COST + 16 * len(payload) + 2000
+    enough = each + FRAME_COST + 16 * len(payload)
+    assert receiver.decode(sent + sent, enough - missing) == [noise(2000)] * count
+    assert receiver.stalled is (count == 1)
+
+
+@BOTH_ROLES
 def test_a_step_of_many_small_messages_is_bounded_in_work(role: Role) -> None:
     library = CountingZlib()
     receiver = protocol(role, takeover=False, library=library)

@@ -22,8 +22,9 @@ buffer before the message is complete. Of a large message, what the buffer has h
 it stays (``_large``), MiB by MiB: so the last step of a message is no longer than the others.
 
 A compressed message (RFC 7692) takes the same way, with the inflater between its frames and the
-buffer. What the inflater holds is decoding that has not been done yet: it counts against the
-caller's limit, and against ``max_message_size``, as it comes out.
+buffer; past the buffer if it comes out in one piece. What the inflater holds is decoding that has
+not been done yet: it counts against the caller's limit, and against ``max_message_size``, as it
+comes out.
 
 What may happen when, as far as closing goes, is the table :data:`TRANSITIONS`. Messages are
 received in the states of :data:`RECEIVING` and sent in OPEN alone.
@@ -475,7 +476,7 @@ class Protocol:
                 )
                 if not self.discarding:
                     events += messages
-                if position == end or limit <= 0:
+                if messages:
                     continue
             header = parse_header(view, position, end)
             if header is None:
