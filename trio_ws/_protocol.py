@@ -351,7 +351,7 @@ class Protocol:
         :param limit: payload bytes, and :data:`FRAME_COST` for each frame, after which to stop. Of
             a compressed message, what it inflates to counts, each byte of its payload sixteen
             times, and :data:`FRAME_COST` for each piece in which that is done. If there are events,
-            it stops before a piece that costs more than is left.
+            it stops before a compressed payload that costs more than is left.
         """
         self.bytes_received += len(data)
         self.only_messages = True
@@ -448,7 +448,7 @@ class Protocol:
             if limit <= 0:
                 return position, True
             if self._inflating:
-                if events and self._next_piece_cost() > limit:
+                if events and self._inflate_cost() > limit:
                     # The next step does it at once, and need not collect it: of messages of 64 KiB
                     # each one so spared takes 10 us less.
                     return position, True
@@ -636,12 +636,12 @@ class Protocol:
             self._end_message(events)
         return FRAME_COST + len(payload) + _INFLATE_COST * used
 
-    def _next_piece_cost(self) -> int:
+    def _inflate_cost(self) -> int:
         """What it counts to inflate what is at hand of the compressed message in progress, beside
         what comes of it.
         """
         assert self._inflater is not None
-        return _INFLATE_COST * min(self._inflater.input_left, INPUT_STEP)
+        return _INFLATE_COST * self._inflater.input_left
 
     def _inflate_at_most(self, limit: int) -> int:
         """No more than *limit*, if that is no crumb, nor than what is one byte too many."""
