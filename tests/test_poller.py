@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextvars
+import gc
 import itertools
 import os
 import socket
@@ -858,6 +859,35 @@ async def test_what_was_read_before_somebody_else_closed_the_socket_is_received_
     assert await other.receive() == "hello"
     await peer.stream.aclose()
     await other_peer.stream.aclose()
+
+
+@pytest.mark.parametrize("is_reused", [False, True])
+async def test_a_stream_whose_socket_somebody_else_closed_is_no_garbage(
+    is_reused: bool, nursery: trio.Nursery
+) -> None:
+    """Be it found out by the next receive, or because the number is in use again."""
+    ws, peer = await open_with_peer(nursery, Role.SERVER, await make_streams("socket"))
+    await trio.testing.wait_all_tasks_blocked()
+    await ws.transport_stream.aclose()
+    others: list[trio.abc.Stream] = []
+    if is_reused:
+        streams = await make_streams("socket")
+        _, other_peer = await open_with_peer(nursery, Role.SERVER, streams)
+        others = [*streams, other_peer.stream]
+        await trio.testing.wait_all_tasks_blocked()
+    with pytest.raises(ConnectionClosedError):
+        await ws.receive()
+    await ws.wait_closed()
+    stream = weakref.ref(ws)
+    gc.disable()
+    try:
+        del ws
+        assert stream() is None
+    finally:
+        gc.enable()
+    await peer.stream.aclose()
+    for other in others:
+        await other.aclose()
 
 
 async def test_a_full_inbox_that_nobody_will_empty_is_the_end_once_a_write_has_failed(

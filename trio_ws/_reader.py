@@ -126,7 +126,8 @@ class Reader:
                 except trio.ClosedResourceError as closed:
                     if not protocol.stalled:
                         # Else it comes here again, when what has been read is decoded.
-                        self._on_lost(closed)
+                        # Its traceback would hold the stream, which holds it.
+                        self._on_lost(closed.with_traceback(None))
                 continue
             data: Buffer | None = None
             error: Exception | None = None

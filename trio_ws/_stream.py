@@ -485,7 +485,8 @@ class WebSocketStream(trio.abc.Channel[str | bytes]):
             try:
                 watch = self._transport.watched_by(self._poller)
             except trio.ClosedResourceError as error:
-                self._give_up(error)
+                # Its traceback would hold this stream, which would be garbage that has to be found.
+                self._give_up(error.with_traceback(None))
             else:
                 if watch is not None:
                     return self._receivers.lead(receiver, self._poller, watch)
